@@ -1,0 +1,43 @@
+"""segproof explains segmentation networks and puts the explanations on trial."""
+
+from segproof.cam import METHODS
+from segproof.data import FolderDataset, Sample, read_image, read_mask
+from segproof.errors import DataError, ModelError, SegproofError, StudyError, UnknownNameError
+from segproof.explain import Explanation, explain, explain_all, fuse
+from segproof.measures import MEASURES
+from segproof.model import Layer, SegmentationModel, load_model, probabilities, save_model
+from segproof.perturb import FILLS, STRATEGIES, binarise
+from segproof.results import Results
+from segproof.study import CONTROLS, Study
+from segproof.target import BoundTarget, Target
+
+__all__ = [
+    "CONTROLS",
+    "FILLS",
+    "MEASURES",
+    "METHODS",
+    "STRATEGIES",
+    "BoundTarget",
+    "DataError",
+    "Explanation",
+    "FolderDataset",
+    "Layer",
+    "ModelError",
+    "Results",
+    "Sample",
+    "SegmentationModel",
+    "SegproofError",
+    "Study",
+    "StudyError",
+    "Target",
+    "UnknownNameError",
+    "binarise",
+    "explain",
+    "explain_all",
+    "fuse",
+    "load_model",
+    "probabilities",
+    "read_image",
+    "read_mask",
+    "save_model",
+]

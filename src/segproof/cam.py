@@ -1,0 +1,223 @@
+"""The CAM family for segmentation: one function per method, from a capture to a signed raw map.
+
+D = dY/dA of the layer, A its activations [N, K, h, w]; ReLU, resizing and normalisation come later
+(`explain`), so that raw maps can be kept. Formulas: docs/measures.md, section "Heatmaps".
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from segproof.capture import Capture
+from segproof.errors import ModelError
+from segproof.model import SegmentationModel, evaluating, probabilities
+
+__all__ = [
+    "METHODS",
+    "PAPER_METHODS",
+    "Method",
+    "RawMap",
+    "eigen_cam",
+    "grad_cam",
+    "grad_cam_pp",
+    "score_cam",
+    "xgrad_cam",
+]
+
+TINY: Final = 1e-6  # relative: below it a float32 sum or denominator is rounding noise
+_PIXELS: Final = 1 << 16  # columns per block of the covariance: bounds its float64 copy
+
+
+class RawMap(NamedTuple):
+    """A signed map [N, h, w], with Score-CAM's effective channels [N] and forwards where it has
+    them.
+    """
+
+    values: Tensor
+    effective_channels: Tensor | None = None
+    forwards: int = 0
+
+
+Method = Callable[[Capture, str, SegmentationModel], RawMap | Tensor]
+
+
+def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
+    return torch.einsum("nk,nkhw->nhw", weights, activations)
+
+
+def grad_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
+    """Grad-CAM: sum over k of mean(D_k) A_k (selvaraju2017gradcam, vinogradova2020seggradcam)."""
+    weights = capture.gradients[layer].mean(dim=(2, 3))
+    return RawMap(_weighted_sum(weights, capture.activations[layer]))
+
+
+def grad_cam_pp(
+    capture: Capture, layer: str, model: SegmentationModel, *, eps: float | None = None
+) -> RawMap:
+    """Grad-CAM++: a = D^2 / (2 D^2 + S D^3) with S = sum of A_k; w_k = sum of a ReLU(D).
+
+    a = 0 where D = 0 or the denominator is about 0 relative to its terms (signed activations).
+    `eps` is the published absolute guard instead. The map depends on the scale of Y: that is the
+    method, not an accident (chattopadhay2018gradcampp).
+    """
+    slope, activation = capture.gradients[layer], capture.activations[layer]
+    total = activation.sum(dim=(2, 3), keepdim=True)
+    if eps is None:
+        # D^2 is divided out: squares of small gradients underflow in float32
+        term = total * slope
+        denominator = 2 + term
+        usable = (slope != 0) & (denominator.abs() > TINY * (2 + term.abs()))
+        alpha = torch.where(usable, 1 / torch.where(usable, denominator, 1.0), 0.0)
+    else:
+        square = slope**2
+        alpha = square / (2 * square + total * square * slope + eps)
+        alpha = torch.where(slope != 0, alpha, 0.0)
+    weights = (alpha * slope.relu()).sum(dim=(2, 3))
+    return RawMap(_weighted_sum(weights, activation))
+
+
+def xgrad_cam(
+    capture: Capture, layer: str, model: SegmentationModel, *, eps: float | None = None
+) -> RawMap:
+    """XGrad-CAM: w_k = sum(D_k A_k) / sum(A_k) (fu2020xgradcam).
+
+    A channel whose sum is about 0 next to sum(|A_k|) is divided by the latter; an empty one weighs
+    0. `eps` is the published absolute guard instead.
+    """
+    slope, activation = capture.gradients[layer], capture.activations[layer]
+    total = activation.sum(dim=(2, 3))
+    if eps is None:
+        size = activation.abs().sum(dim=(2, 3))
+        total = torch.where(total.abs() > TINY * size, total, size)
+        usable = total != 0
+        shares = (slope * activation).sum(dim=(2, 3))
+        weights = torch.where(usable, shares / torch.where(usable, total, 1.0), 0.0)
+    else:
+        weights = (slope * activation / (total[..., None, None] + eps)).sum(dim=(2, 3))
+    return RawMap(_weighted_sum(weights, activation))
+
+
+def score_cam(
+    capture: Capture,
+    layer: str,
+    model: SegmentationModel,
+    *,
+    weights: Literal["increase", "softmax"] = "increase",
+) -> RawMap:
+    """Score-CAM: each channel, upsampled to M_k in [0, 1], is shown to the network as a mask.
+
+    `increase`: s_k = Y(M_k x + (1 - M_k) b) - Y(b), w = ReLU(s) / sum ReLU(s); channels that are
+    constant weigh 0 and cost no forward. `softmax` (published): w = softmax of raw Y, masks
+    upsampled with align_corners=True. b is `capture.baseline`. Streams: memory does not grow with K
+    (wang2020scorecam).
+
+    Raises:
+        ModelError: the capture has no baseline.
+    """
+    published = weights == "softmax"
+    activation = capture.activations[layer]
+    rows, forwards = [], 0
+    for n in range(activation.shape[0]):
+        scores, empty, cost = _channel_scores(capture, activation[n], n, model, published=published)
+        if published:
+            rows.append(scores.softmax(dim=0))
+        else:
+            gain = (scores - empty).relu()
+            rows.append(gain / gain.sum().clamp(min=torch.finfo(gain.dtype).tiny))
+        forwards += cost
+    share = torch.stack(rows)
+    effective = torch.special.entr(share.double()).sum(dim=1).exp() * (share.sum(dim=1) > 0)
+    return RawMap(_weighted_sum(share.to(activation), activation), effective, forwards)
+
+
+def _channel_scores(
+    capture: Capture, activation: Tensor, n: int, model: SegmentationModel, *, published: bool
+) -> tuple[Tensor, Tensor, int]:
+    """Y of picture n behind each channel's mask [K], Y of the bare baseline, and the forwards
+    spent.
+    """
+    if capture.baseline is None:
+        raise ModelError("a capture without a baseline", "b [N, B, H, W]", "pass baseline=")
+    image, base, bound = capture.images[n], capture.baseline[n], capture.bound.picture(n)
+    low, high = activation.amin(dim=(1, 2)), activation.amax(dim=(1, 2))
+    # published: only an exactly constant channel has an empty mask, whatever its size
+    floor = 0.0 if published else TINY
+    live = (high - low) > floor * torch.maximum(low.abs(), high.abs())
+    channels = live.nonzero()[:, 0]
+    with torch.no_grad(), evaluating(model):
+        empty = bound.score(model(base[None]))[0]
+        scores = empty.repeat(activation.shape[0])
+        for start in range(0, len(channels), capture.batch):
+            part = channels[start : start + capture.batch]
+            masks = _masks(activation[part], image.shape[-2:], published=published)
+            shown = torch.lerp(base, image, masks[:, None])
+            scores[part] = bound.score(model(shown))
+    return scores, empty, 1 + len(channels)
+
+
+def _masks(activation: Tensor, size: torch.Size, *, published: bool) -> Tensor:
+    masks = interpolate(
+        activation[None], size=tuple(size), mode="bilinear", align_corners=published
+    )[0]
+    low, high = masks.amin(dim=(1, 2), keepdim=True), masks.amax(dim=(1, 2), keepdim=True)
+    return (masks - low) / (high - low + (1e-8 if published else 0.0))
+
+
+def eigen_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
+    """Eigen-CAM: sum over k of v_k A_k, channels centred, v the first principal direction.
+
+    v is the leading eigenvector of the K x K covariance in float64; its sign is the one whose map
+    correlates with the predicted mask P. Class-agnostic: the target only chooses the sign, and
+    channels without influence on the output count (muhammad2020eigencam).
+    """
+    activation = capture.activations[layer]
+    centred = activation.flatten(2) - activation.flatten(2).mean(dim=2, keepdim=True)
+    maps = []
+    for n in range(centred.shape[0]):
+        rows = centred[n]
+        covariance = torch.zeros(rows.shape[0], rows.shape[0], dtype=torch.float64)
+        for block in torch.split(rows, _PIXELS, dim=1):
+            wide = block.double()
+            covariance += (wide @ wide.T).cpu()
+        direction = torch.linalg.eigh(covariance).eigenvectors[:, -1].to(rows)
+        maps.append((direction @ rows).view(activation.shape[-2:]))
+    projection = torch.stack(maps)
+    return RawMap(projection * _sign(capture, projection)[:, None, None])
+
+
+def _sign(capture: Capture, projection: Tensor) -> Tensor:
+    """+1 or -1 per picture: correlation with P, else with p_c, else the larger excursion."""
+    bound, size = capture.bound, projection.shape[-2:]
+    probability = probabilities(capture.logits, bound.activation)[:, bound.class_index]
+    sign = torch.zeros(projection.shape[0], dtype=torch.float64, device=projection.device)
+    for guide in (bound.prediction.double(), probability.double()):
+        pooled = adaptive_avg_pool2d(guide[:, None], (size[0], size[1]))[:, 0]
+        centred = pooled - pooled.mean(dim=(1, 2), keepdim=True)
+        agreement = (projection.double() * centred).sum(dim=(1, 2)).sign()
+        sign = torch.where(sign == 0, agreement, sign)
+    high, low = projection.amax(dim=(1, 2)), -projection.amin(dim=(1, 2))
+    sign = torch.where(sign == 0, torch.where(high >= low, 1.0, -1.0).double(), sign)
+    return sign.to(projection)
+
+
+METHODS: Final[dict[str, Method]] = {
+    "grad_cam": grad_cam,
+    "grad_cam_pp": grad_cam_pp,
+    "xgrad_cam": xgrad_cam,
+    "score_cam": score_cam,
+    "eigen_cam": eigen_cam,
+}
+
+# The same methods with the constants of the published protocol (measures.md, "paper" in detail).
+PAPER_METHODS: Final[dict[str, Method]] = {
+    **METHODS,
+    "grad_cam_pp": functools.partial(grad_cam_pp, eps=1e-6),
+    "xgrad_cam": functools.partial(xgrad_cam, eps=1e-7),
+    "score_cam": functools.partial(score_cam, weights="softmax"),
+}

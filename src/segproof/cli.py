@@ -1,0 +1,718 @@
+"""The command line: demo, study, report, explain, layers, train."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from segproof import plot, report, tables
+from segproof.cam import METHODS
+from segproof.data import FolderDataset, read_image, read_mask
+from segproof.errors import DataError, SegproofError, StudyError
+from segproof.explain import DEFAULT_FILLS, Explanation, explain, resolve_method
+from segproof.model import SegmentationModel, demo_model_spec, evaluating, load_model
+from segproof.perturb import FILLS
+from segproof.results import Results, write_atomic
+from segproof.scenes import SceneDataset, write_scenes
+from segproof.study import CONTROLS, Plan, Study, mask_classes, mask_value, read_toml
+from segproof.target import Preset, Region, Target
+from segproof.train import train as train_network
+
+__all__ = ["main"]
+
+OK: Final = 0
+WRONG_INPUT: Final = 2
+SOME_FAILED: Final = 4
+DISK: Final = 5
+INTERRUPTED: Final = 130
+
+DEMO_TILES: Final = 18
+DEMO_SEED: Final = 77  # the shipped network was trained on other seeds
+
+_LEVELS: Final = ("thresholds", "areas")
+_LISTS: Final[dict[str, Sequence[str]]] = {
+    "methods": tuple(METHODS),
+    "layers": (),
+    "thresholds": (),
+    "areas": (),
+    "fills": tuple(FILLS),
+    "controls": CONTROLS,
+    "fuse": (),
+}
+
+app = App(
+    name="segproof",
+    help=(
+        "Explain segmentation networks and put the explanations on trial.\n\n"
+        "Start with `segproof demo`. With a network and a folder of tiles: `segproof layers` to"
+        " choose layers, `segproof explain` for one picture, `segproof study` for the whole trial."
+    ),
+    help_format="markdown",
+)
+out = Console(soft_wrap=False)
+err = Console(stderr=True, soft_wrap=True)
+
+ModelFlag = Annotated[
+    str, Parameter("--model", help="smp:DIR, a folder written by save_pretrained.")
+]
+ClassesFlag = Annotated[
+    str | None, Parameter("--classes", help="Class names, a,b,c, where segproof.json has none.")
+]
+MeanFlag = Annotated[str | None, Parameter("--mean", help="Normalisation mean per band, a,b,c.")]
+StdFlag = Annotated[str | None, Parameter("--std", help="Normalisation deviation per band, a,b,c.")]
+ActivationFlag = Annotated[
+    Literal["softmax", "sigmoid"] | None,
+    Parameter("--activation", help="softmax (one class per pixel) or sigmoid (several)."),
+]
+
+
+@app.command
+def layers(
+    *,
+    model: ModelFlag,
+    size: Annotated[int, Parameter(help="Side of the picture, px.")] = 512,
+    classes: ClassesFlag = None,
+    activation: ActivationFlag = None,
+    mean: MeanFlag = None,
+    std: StdFlag = None,
+) -> int:
+    """List the layers worth explaining: alias, module path, stride, channels, size of the map."""
+    network = _load(model, classes, activation, mean, std)
+    table = Table("alias", "module path", box=None, header_style="bold")
+    for name in ("stride (px)", "channels", "map (px)"):
+        table.add_column(name, justify="right")
+    for layer in network.layers(size):
+        height, width = layer.size
+        table.add_row(
+            layer.alias, layer.path, f"{layer.stride}", f"{layer.channels}", f"{height} x {width}"
+        )
+    out.print(table)
+    out.print("decoder:1 is the coarsest decoder block, decoder:-1 the finest.", style="dim")
+    return OK
+
+
+@app.command(name="explain")
+def explain_command(
+    *images: Path,
+    model: ModelFlag,
+    class_: Annotated[str, Parameter("--class", help="Class to explain, by name or index.")],
+    out_: Annotated[Path, Parameter("--out", help="Folder to write to.")],
+    method: Annotated[str, Parameter(help=f"One of {', '.join(METHODS)}.")] = "grad_cam",
+    layer: Annotated[str, Parameter(help="Alias or module path.")] = "decoder:-1",
+    region: Annotated[Region | None, Parameter(help="What is explained.")] = None,
+    mask: Annotated[Path | None, Parameter(help="Truth mask, for region truth.")] = None,
+    preset: Annotated[Preset, Parameter(help="strict, or paper as published.")] = "strict",
+    fill: Annotated[str | None, Parameter(help="What Score-CAM hides pixels with.")] = None,
+    batch: Annotated[int, Parameter(help="Pictures per forward.")] = 4,
+    seed: Annotated[int, Parameter(help="Seed of the fill.")] = 0,
+    classes: ClassesFlag = None,
+    activation: ActivationFlag = None,
+    mean: MeanFlag = None,
+    std: StdFlag = None,
+) -> int:
+    """Explain pictures: STEM.npy (heatmap 0-1, float32), STEM.png, explanations.json."""
+    network = _load(model, classes, activation, mean, std)
+    region = region or ("truth" if preset == "paper" else "prediction")
+    target = Target(class_, region="truth" if preset == "paper" else region, preset=preset)
+    index = network.class_index(class_)
+    resolve_method(method, preset)
+    _check_images(images, mask, network)
+    records = []
+    with _bar("pictures") as advance:
+        for done, path in enumerate(images):
+            advance(done, len(images))
+            sample = read_image(path)
+            truth = None if mask is None else _truth(mask, network, index)
+            made = explain(
+                network,
+                sample["image"],
+                method=method,
+                layer=layer,
+                target=target,
+                truth=truth,
+                valid=sample["valid"],
+                fill=fill,
+                batch=batch,
+                seed=seed,
+            )
+            out_.mkdir(parents=True, exist_ok=True)
+            records.append(_write_explanation(out_, path, sample["image"], made, truth, fill))
+        advance(len(images), len(images))
+    text = json.dumps(records, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(out_ / "explanations.json", lambda stream: _write(stream, text.encode()))
+    for record in records:
+        if record["status"] != "ok":
+            err.print(f"{escape(record['image'])}: {record['status']}", style="yellow")
+    out.print(f"{len(records)} explained: {escape(str(out_))}")
+    return OK
+
+
+@app.command
+def study(
+    config: Annotated[Path | None, Parameter(help="study.toml: the same keys; flags win.")] = None,
+    *,
+    model: Annotated[str | None, Parameter(help="smp:DIR")] = None,
+    data: Annotated[
+        str | None, Parameter(help="Folder with image/label, images/gt or images/masks.")
+    ] = None,
+    class_: Annotated[str | None, Parameter("--class", help="Class to explain.")] = None,
+    out_: Annotated[
+        Path | None, Parameter("--out", help="Run folder; a stopped run is gone on with.")
+    ] = None,
+    methods: Annotated[str | None, Parameter(help=f"a,b of {', '.join(METHODS)}. [all]")] = None,
+    layers: Annotated[str | None, Parameter(help="Aliases or paths. [decoder:1,decoder:2]")] = None,
+    thresholds: Annotated[str | None, Parameter(help="[0.1,0.2,0.3,0.4,0.5]")] = None,
+    areas: Annotated[str | None, Parameter(help="Matched areas. [0.05,0.1,0.2,0.3]")] = None,
+    preset: Annotated[str | None, Parameter(help="strict or paper. [strict]")] = None,
+    region: Annotated[Region | None, Parameter(help="What is explained and read. [truth]")] = None,
+    fills: Annotated[
+        str | None,
+        Parameter(help=f"a,b of {', '.join(FILLS)}, or all. [strict: two valid; paper: neutral]"),
+    ] = None,
+    controls: Annotated[str | None, Parameter(help=f"all, none or {','.join(CONTROLS)}.")] = None,
+    fuse: Annotated[str | None, Parameter(help="Join layers too: mean,max,product.")] = None,
+    limit: Annotated[int | None, Parameter(help="Only the first N tiles.")] = None,
+    min_area: Annotated[int | None, Parameter(help="Smallest region, px. [64]")] = None,
+    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
+    batch: Annotated[int | None, Parameter(help="Pictures per forward. [4]")] = None,
+    seed: Annotated[int | None, Parameter(help="[0]")] = None,
+    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 ... [cpu]")] = None,
+) -> int:
+    """Put explanations on trial: tasks 1 (sweep), 2 (IoU drop) and 3 (layers), with a report.
+
+    Ends with three tables and writes results.parquet, results.csv, manifest.json and report.html.
+    Exit codes: 0 done, 2 wrong input, 4 some tiles failed, 5 disk, 130 stopped.
+    """
+    given = {
+        "model": model,
+        "data": data,
+        "class": class_,
+        "methods": _names(methods, _LISTS["methods"]),
+        "layers": _names(layers),
+        "thresholds": _numbers(thresholds, "--thresholds"),
+        "areas": _numbers(areas, "--areas"),
+        "preset": preset,
+        "region": region,
+        "fills": _names(fills, _LISTS["fills"]),
+        "controls": _names(controls, CONTROLS),
+        "fuse": _names(fuse),
+        "limit": limit,
+        "min_area": min_area,
+        "ignore_index": ignore_index,
+        "batch": batch,
+        "seed": seed,
+        "device": device,
+    }
+    settings = _from_file(config) | {key: v for key, v in given.items() if v is not None}
+    folder = out_ or settings.get("out")
+    if folder is None:
+        raise StudyError("no run folder", "--out DIR", "name a new folder for the results")
+    return _run(Study.of(**{k: v for k, v in settings.items() if k != "out"}), Path(folder))
+
+
+@app.command(name="report")
+def report_command(run: Path) -> int:
+    """Make report.html anew from a run folder and print the three tables.
+
+    Args:
+        run: A folder that `segproof study` wrote.
+    """
+    results = Results.load(run)
+    _finish(results)
+    return OK
+
+
+@app.command
+def train(
+    *,
+    data: Annotated[
+        list[Path] | None,
+        Parameter(help="Folders of tiles with 0/255 masks.", consume_multiple=True),
+    ] = None,
+    out_: Annotated[Path, Parameter("--out", help="New folder for the network.")],
+    arch: str = "unet",
+    encoder: Annotated[
+        str, Parameter(help="Any encoder of segmentation_models_pytorch.")
+    ] = "resnet18",
+    decoder_channels: Annotated[str | None, Parameter(help="One number per block, a,b,c.")] = None,
+    init: Annotated[Path | None, Parameter(help="Go on from this saved network.")] = None,
+    class_: Annotated[str, Parameter("--class", help="Name of the class.")] = "building",
+    steps: int = 1000,
+    batch: int = 8,
+    crop: int = 256,
+    lr: float = 2e-3,
+    holdout: Annotated[float, Parameter(help="Share of each set held out.")] = 0.2,
+    seed: int = 0,
+    scenes: Annotated[int, Parameter(help="Train on N generated scenes (too).")] = 0,
+    scene_seed: int = 0,
+    device: str = "cpu",
+) -> int:
+    """Train a small U-Net on tiles with masks; a fifth of the tiles is held out and scored."""
+    sources: list[Any] = []
+    if data:
+        sources += [FolderDataset(folder) for folder in data]
+    if scenes:
+        sources.append(SceneDataset(scenes, scene_seed))
+    channels = None if decoder_channels is None else _whole(decoder_channels, "--decoder-channels")
+    _keep_large_blocks()
+    with _bar("steps") as advance:
+        record = train_network(
+            sources,
+            out_,
+            arch=arch,
+            encoder=encoder,
+            decoder_channels=channels,
+            init=init,
+            class_name=class_,
+            steps=steps,
+            batch=batch,
+            crop=crop,
+            lr=lr,
+            holdout=holdout,
+            seed=seed,
+            device=device,
+            progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
+        )
+    held = record["held_out"]
+    out.print(f"held-out IoU {held['iou']:.3f} on {record['tiles_held_out']} tiles")
+    out.print(f"network: smp:{escape(str(out_))}")
+    return OK
+
+
+@app.command
+def demo(
+    *,
+    out_: Annotated[Path, Parameter("--out", help="Folder for tiles and run.")] = Path("demo"),
+    tiles: Annotated[int, Parameter(help="Generated tiles.")] = DEMO_TILES,
+) -> int:
+    """The main job without any file from outside: generated tiles, the shipped U-Net, all tasks."""
+    folder = out_ / "tiles"
+    if not (folder / "label").is_dir():
+        fresh = out_ / ".tiles"
+        shutil.rmtree(fresh, ignore_errors=True)
+        write_scenes(fresh, tiles, DEMO_SEED)
+        fresh.rename(folder)
+    chosen = Study.of(model=demo_model_spec(), data=str(folder), **{"class": "building"})
+    return _run(chosen, out_ / "run")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        err.print(f"error: {escape(str(error))}", style="red", highlight=False)
+        err.print("`segproof COMMAND --help` lists every option", style="dim")
+        return WRONG_INPUT
+    except SegproofError as error:
+        err.print(f"error: {escape(str(error))}", style="red", highlight=False)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        err.print("stopped")
+        return INTERRUPTED
+    except OSError as error:
+        err.print(f"error: {escape(str(error))}", style="red", highlight=False)
+        return DISK
+    return code if isinstance(code, int) else OK
+
+
+def _load(
+    spec: str,
+    classes: str | None,
+    activation: Literal["softmax", "sigmoid"] | None,
+    mean: str | None,
+    std: str | None,
+) -> SegmentationModel:
+    _keep_large_blocks()
+    return load_model(
+        spec,
+        classes=_names(classes),
+        activation=activation,
+        mean=_numbers(mean, "--mean"),
+        std=_numbers(std, "--std"),
+    )
+
+
+def _run(chosen: Study, folder: Path) -> int:
+    _keep_large_blocks()
+    network = chosen.open_model()
+    source = chosen.open_data(network)
+    with _graceful_stop() as stop, _bar("pictures shown") as advance:
+        plan: Plan | None = None
+        began, before = 0, -1
+
+        def announce(made: Plan) -> None:
+            nonlocal plan
+            plan = made
+            _say_plan(made, network)
+
+        def show(done: int, tiles: int, forwards: int) -> None:
+            nonlocal began, before
+            if plan is None:
+                return
+            if done != before:
+                began, before = forwards, done
+            share = min(forwards - began, plan.forwards_per_tile)
+            total = tiles * plan.forwards_per_tile
+            advance(
+                done * plan.forwards_per_tile + share, total, f"tile {min(done + 1, tiles)}/{tiles}"
+            )
+
+        results = chosen.run(
+            folder,
+            model=network,
+            data=source,
+            progress=show,
+            stop=stop,
+            planned=announce,
+        )
+    _finish(results)
+    counts = results.manifest["tiles"]
+    if counts["ok"] + counts["skipped"] + counts["failed"] < results.manifest["data"]["n"]:
+        err.print("stopped: the same command goes on where this one ended", style="yellow")
+        return INTERRUPTED
+    return SOME_FAILED if counts["failed"] else OK
+
+
+def _say_plan(plan: Plan, model: SegmentationModel) -> None:
+    pictures = torch.zeros(plan.study.batch, *plan.shape, device=model.device)
+    with torch.inference_mode(), evaluating(model):
+        model(pictures)
+        started = time.perf_counter()
+        model(pictures)
+        each = (time.perf_counter() - started) / plan.study.batch
+    minutes = plan.forwards * each / 60
+    chosen = plan.study
+    out.print(
+        f"[bold]{escape(chosen.class_)}[/], preset {chosen.preset}: {plan.tiles} tiles,"
+        f" {len(chosen.methods)} methods x {len(plan.layers)} layers,"
+        f" fills {', '.join(plan.fills)}"
+    )
+    for fill, found in plan.probe.items():
+        if fill in plan.fills and found["mean_drop"] < tables.VALID_DROP:
+            err.print(
+                f"fill {fill} misleads this network (removing the target changes its confidence by"
+                f" {-found['mean_drop']:+.0%}); M1 and IoU drop under it are struck out",
+                style="yellow",
+            )
+    out.print(
+        f"at most {plan.forwards_per_tile:,} forwards a tile, {plan.forwards:,} in all;"
+        f" about {minutes:.0f} min at {each * 1000:.0f} ms each",
+        style="dim",
+    )
+
+
+def _finish(results: Results) -> None:
+    """Write report.html and print the three tables and the verdict."""
+    rows = results.rows
+    if not (rows["strategy"] == "original").any():
+        reasons = "; ".join(sorted(set(results.tiles["reason"]) - {""})) or "the run was stopped"
+        raise StudyError(
+            f"no tile that could be studied in {results.folder} ({reasons})",
+            "tiles with the class, predicted at least once",
+            "check --class, --data and the model",
+        )
+    made = tables.make(rows, "paper" if results.preset == "paper" else "strict")
+    page = report.render(rows, results.tiles, results.manifest, results.pictures(6), made=made)
+    path = results.folder / "report.html"
+    write_atomic(path, lambda stream: _write(stream, page.encode()))
+    _print_tables(made)
+    counts = results.manifest["tiles"]
+    out.print(
+        f"tiles: {counts['ok']} ok, {counts['skipped']} skipped, {counts['failed']} failed"
+        + "".join(f"\n  {n} x {escape(reason)}" for reason, n in counts["reasons"].items())
+    )
+    out.print(f"\n[bold]{escape(made.verdict)}[/]\n")
+    out.print(f"report: {escape(str(path))}")
+
+
+def _print_tables(made: tables.Tables) -> None:
+    at = made.at
+    sub = f"fill {at.fill}, region {at.reference}"
+    for kind, unit in (("threshold", "at fixed thresholds"), ("area", "at matched area")):
+        best = made.best
+        best = best[(best["binarisation"] == kind) & (best["fill"] == at.fill)]
+        if best.empty:
+            continue
+        table = Table(title=f"Task 1: best method {unit} ({sub})", title_justify="left", box=None)
+        table.add_column("layer")
+        table.add_column(kind, justify="right")
+        for name in ("M1", "M2", "M3"):
+            table.add_column(tables.measure_label(name, made.preset))
+        for (layer, level), part in best.groupby(["layer", "level"], sort=True):
+            cells = {row.measure: _best_cell(row) for row in _lines(part)}
+            table.add_row(
+                escape(str(layer)),
+                f"{level:g}",
+                *(cells.get(name, "") for name in ("M1", "M2", "M3")),
+            )
+        out.print(table, "")
+    ranking = made.faithfulness
+    ranking = ranking[(ranking["fill"] == at.fill) & (ranking["binarisation"] == at.binarisation)]
+    table = Table(
+        title=f"Task 2: IoU drop, mean over {at.binarisation}s ({sub}; higher = more faithful)",
+        title_justify="left",
+        box=None,
+    )
+    for name in ("rank", "layer", "method"):
+        table.add_column(name)
+    for name in ("IoU drop", "95 % interval", "tiles"):
+        table.add_column(name, justify="right")
+    table.add_column("beats random / p_c")
+    for row in _lines(ranking.sort_values(["layer", "mean"], ascending=[True, False])):
+        rank = "-" if pd.isna(row.rank) else f"{row.rank:.0f}"
+        flags = "" if not row.layer else f"{_flag(row.beats_random)} / {_flag(row.beats_p_c)}"
+        table.add_row(
+            rank,
+            escape(row.layer) or "control",
+            tables.method_label(row.method),
+            _strike(f"{row.mean:+.3f}", row.struck),
+            f"{row.low:+.3f} to {row.high:+.3f}",
+            f"{row.n}",
+            flags,
+        )
+    out.print(table, "")
+    _print_layers(made, sub)
+
+
+def _print_layers(made: tables.Tables, sub: str) -> None:
+    frame = made.layers
+    if frame.empty:
+        return
+    frame = frame[frame["fill"] == made.at.fill]
+    table = Table(
+        title=f"Task 3: layers, paired differences, mean over {made.at.binarisation}s ({sub})",
+        title_justify="left",
+        box=None,
+    )
+    for name in ("measure", "method", "layers"):
+        table.add_column(name)
+    for name in ("difference", "95 % interval", "p (Holm)"):
+        table.add_column(name, justify="right")
+    table.add_column("better")
+    for row in _lines(frame):
+        table.add_row(
+            row.measure,
+            tables.method_label(row.method),
+            escape(f"{row.layer_a} - {row.layer_b}"),
+            _strike(f"{row.difference:+.3f}", row.struck),
+            f"{row.low:+.3f} to {row.high:+.3f}",
+            "" if pd.isna(row.p) else f"{row.p:.3f}",
+            escape(row.better) or "not distinguishable",
+        )
+    out.print(table, "")
+
+
+def _lines(frame: pd.DataFrame) -> list[Any]:
+    """The rows of a table with their columns as attributes."""
+    return list(frame.itertuples(index=False))
+
+
+def _best_cell(row: Any) -> str:
+    digits = 5 if abs(row.mean) < 0.01 else 3
+    text = f"{tables.method_label(row.best)} {row.mean:.{digits}f}"
+    if row.tied:
+        text += f" (= {len(row.tied.split(', '))} more)"
+    return _strike(text, row.struck)
+
+
+def _strike(text: str, struck: bool) -> str:
+    return f"[strike]{escape(text)}[/]" if struck else escape(text)
+
+
+def _flag(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return "undecided"
+    return "yes" if value else "no"
+
+
+def _check_images(images: Sequence[Path], mask: Path | None, model: SegmentationModel) -> None:
+    """Everything is read once before the first forward, so that nothing is left half-done."""
+    if not images:
+        raise DataError("no picture", "one or more image files", "name them before the options")
+    stems: dict[str, Path] = {}
+    for path in images:
+        if path.stem in stems:
+            raise DataError(
+                f"{stems[path.stem]} and {path}", "distinct stems", "results would overwrite"
+            )
+        stems[path.stem] = path
+        sample = read_image(path)
+        if model.bands not in (None, sample["image"].shape[0]):
+            raise DataError(
+                f"{path} with {sample['image'].shape[0]} bands",
+                f"{model.bands}, as the network was trained",
+                "select or reorder the bands",
+            )
+        if mask is not None:
+            found = read_mask(mask, classes=mask_classes(model))[0]
+            if found.shape != sample["image"].shape[1:]:
+                raise DataError(
+                    f"mask {mask} of {tuple(found.shape)} pixels",
+                    f"{tuple(sample['image'].shape[1:])}, the size of {path}",
+                    "give the mask of this picture",
+                )
+
+
+def _truth(mask: Path, model: SegmentationModel, index: int) -> torch.Tensor:
+    return read_mask(mask, classes=mask_classes(model))[0] == mask_value(model, index)
+
+
+def _write_explanation(
+    folder: Path,
+    path: Path,
+    image: torch.Tensor,
+    made: Explanation,
+    truth: torch.Tensor | None,
+    fill: str | None,
+) -> dict[str, Any]:
+    heatmap = made.heatmap().cpu().numpy().astype(np.float32)
+    write_atomic(folder / f"{path.stem}.npy", lambda stream: np.save(stream, heatmap))
+    title = f"{tables.method_label(made.method)}, {made.layer}, {made.target.class_}: {path.stem}"
+    note = "" if made.status == "ok" else f"status {made.status}: no heatmap"
+    region = None if made.explained is None else made.explained.cpu().numpy()
+    figure = plot.overlay(
+        image.numpy(),
+        heatmap,
+        title,
+        region=region,
+        truth=None if truth is None else truth.numpy(),
+        note=note,
+    )
+    write_atomic(folder / f"{path.stem}.png", lambda stream: _write(stream, plot.png(figure)))
+    masked = made.method == "score_cam"
+    return {
+        "image": str(path),
+        "heatmap": f"{path.stem}.npy",
+        "picture": f"{path.stem}.png",
+        "class": made.target.class_,
+        "method": made.method,
+        "layer": made.layer,
+        "region": made.target.region,
+        "preset": made.target.preset,
+        "status": made.status,
+        "target_value": made.value,
+        "effective_channels": made.effective_channels,
+        "fill": (fill or DEFAULT_FILLS[made.target.preset]) if masked else None,
+        "forwards": made.forwards + 1,
+    }
+
+
+def _write(stream: Any, data: bytes) -> None:
+    stream.write(data)
+
+
+def _from_file(config: Path | None) -> dict[str, Any]:
+    """Settings of a study file: keys as the flags are spelled, lists or a,b,c."""
+    if config is None:
+        return {}
+    settings: dict[str, Any] = {}
+    for key, value in read_toml(config).items():
+        name = key.replace("-", "_")
+        if isinstance(value, str) and name in _LISTS:
+            value = _numbers(value, name) if name in _LEVELS else _names(value, _LISTS[name])
+        settings[name] = value
+    return settings
+
+
+def _names(text: str | None, known: Sequence[str] = ()) -> tuple[str, ...] | None:
+    """a,b,c as a tuple; `all` means every known name, `none` no name."""
+    if text is None:
+        return None
+    if text == "all" and known:
+        return tuple(known)
+    if text in ("none", ""):
+        return ()
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(text: str | None, flag: str) -> tuple[float, ...] | None:
+    names = _names(text)
+    if names is None:
+        return None
+    try:
+        return tuple(float(name) for name in names)
+    except ValueError:
+        raise StudyError(f"{flag} {text}", "numbers, a,b,c", "check the list") from None
+
+
+def _whole(text: str, flag: str) -> tuple[int, ...]:
+    numbers = _numbers(text, flag) or ()
+    if not numbers or any(number != int(number) for number in numbers):
+        raise StudyError(f"{flag} {text}", "whole numbers, a,b,c", "check the list")
+    return tuple(int(number) for number in numbers)
+
+
+@contextmanager
+def _bar(unit: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on a terminal, nothing elsewhere: advance(done, total, note)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+        task = progress.add_task(unit, total=None, rate="")
+
+        def advance(done: float, total: float, note: str = "") -> None:
+            speed = progress.tasks[task].speed
+            rate = f"{speed:.1f} {unit}/s" if speed else ""
+            progress.update(task, completed=done, total=total, description=note or unit, rate=rate)
+
+        yield advance
+
+
+@contextmanager
+def _graceful_stop() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C lets the tile finish and be stored; the second one interrupts at once."""
+    asked = False
+
+    def handle(_signal: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        err.print("stopping after this tile; press Ctrl-C again to stop now", style="yellow")
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _keep_large_blocks() -> None:
+    """Let glibc keep freed blocks: a batched forward on the CPU otherwise spends half its time in
+    page faults. Never needed for right results; other systems go on without it.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2_000_000_000)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

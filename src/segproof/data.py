@@ -1,0 +1,335 @@
+"""Tiles and masks: one sample dict (TorchGeo's), readers that refuse what they cannot vouch for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import torch
+from PIL import Image, UnidentifiedImageError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from torch import Tensor
+
+from segproof.errors import DataError
+
+__all__ = ["FolderDataset", "Sample", "SampleSource", "read_image", "read_mask"]
+
+LAYOUTS: Final = {
+    "WHU": ("image", "label"),
+    "Inria": ("images", "gt"),
+    "plain": ("images", "masks"),
+}
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+MAX_BYTES: Final = 1 << 30  # a small file may declare a picture of any size
+_PIL_FORMATS: Final = ("PNG", "JPEG")
+# GDAL opens TILE.tif.msk and .ovr with any driver: as VRT or WMS texts they lead elsewhere
+_ALONE: Final = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+_SIGNATURES: Final = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"II+\x00": "TIFF",
+    b"MM\x00+": "TIFF",
+}
+
+
+class Sample(TypedDict, total=False):
+    """One tile: `image` [B, H, W] in image units, `mask` and `valid` [H, W]."""
+
+    image: Tensor
+    mask: Tensor
+    valid: Tensor
+    id: str
+    crs: Any
+    transform: Any
+
+
+class SampleSource(Protocol):
+    """What a study reads from: a length, stable names and samples by position."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names used in tables and files, one per sample."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def read_image(path: str | Path) -> Sample:
+    """Read a PNG, JPEG or GeoTIFF as a float32 image [B, H, W].
+
+    8-bit pictures are scaled to [0, 1]; 16-bit and float rasters keep their own units. Pixels that
+    are nodata, transparent or NaN are False in `valid` and 0 in `image`. GeoTIFFs carry `crs`,
+    `transform`. Files beside the image (.msk, .ovr, .aux.xml, .tfw) are not read.
+
+    Raises:
+        DataError: not a regular file, another format, damaged, 16-bit colour in a PNG, or larger
+            than 1 GiB in memory.
+    """
+    path = Path(path)
+    if _signature(path) == "TIFF":
+        return _read_tiff(path)
+    array = _read_pillow(path)
+    valid = np.ones(array.shape[:2], dtype=bool)
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        valid = array[..., -1] > 0
+        array = array[..., :-1]
+    bands = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
+    return _sample(path, bands, valid)
+
+
+def read_mask(
+    path: str | Path, *, classes: int = 2, ignore_index: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Read a mask as class indices int64 [H, W] and the pixels that count, bool [H, W].
+
+    A mask of 0 and 255 is binary (255 becomes class 1) unless 255 is `ignore_index`; any other
+    values must be class indices below `classes`. `ignore_index` pixels become class 0 and do not
+    count.
+
+    Raises:
+        DataError: unknown values (a JPEG mask has dozens), bands that differ, damaged files.
+    """
+    path = Path(path)
+    kind = _signature(path)
+    if kind == "TIFF":
+        sample = _read_tiff(path, scale=False)
+        bands, readable = sample["image"].numpy(), sample["valid"]
+        array = bands[0]
+        same = all(np.array_equal(band, array) for band in bands[1:])
+    else:
+        array = _read_pillow(path, palette=False)
+        readable = torch.ones(array.shape[:2], dtype=torch.bool)
+        if array.ndim == 3:
+            colour = array[..., :3] if array.shape[2] >= 3 else array[..., :1]
+            same = bool((colour == colour[..., :1]).all())
+            array = array[..., 0]
+        else:
+            same = True
+    if not same:
+        raise DataError(
+            f"a mask with colours: {path}",
+            "one band of 0/255 or class indices",
+            "save it with one band (palette PNGs keep their indices)",
+        )
+    values = np.unique(array)
+    wanted = f"0/255, or class indices 0..{classes - 1}"
+    if ignore_index is not None:
+        wanted += f" and {ignore_index} (ignored)"
+    if not np.array_equal(values, np.round(values)):
+        raise DataError(f"fractions in the mask {path}", wanted, "save whole class indices")
+    ignored = (
+        array == ignore_index if ignore_index is not None else np.zeros(array.shape, dtype=bool)
+    )
+    kept = values[values != ignore_index] if ignore_index is not None else values
+    mask = array.astype(np.int64)
+    if ignore_index != 255 and set(kept.tolist()) <= {0, 255}:
+        mask = (mask == 255).astype(np.int64)
+    elif kept.size and (kept.min() < 0 or kept.max() >= classes):
+        listed = ", ".join(f"{value:g}" for value in kept[:6]) + (", ..." if kept.size > 6 else "")
+        hint = (
+            "save it again from its source as PNG: JPEG blurs class values"
+            if kind == "JPEG"
+            else "map these values to classes, or name one with ignore_index"
+        )
+        raise DataError(f"{kept.size} values ({listed}) in the mask {path}", wanted, hint)
+    mask[ignored] = 0
+    return torch.from_numpy(mask), readable & torch.from_numpy(~ignored)
+
+
+class FolderDataset:
+    """A folder of tiles with masks: `image/label` (WHU), `images/gt` (Inria) or `images/masks`.
+
+    Pairs are made by file stem and sorted by it. Nothing is read before a sample is asked for.
+
+    Raises:
+        DataError: no known layout, images without a mask (named), no tile at all.
+    """
+
+    def __init__(
+        self, root: str | Path, *, classes: int = 2, ignore_index: int | None = None
+    ) -> None:
+        self.root = Path(root)
+        self.classes, self.ignore_index = classes, ignore_index
+        self.layout, images, masks = _find_layout(self.root)
+        pictures, labels = _by_stem(images), _by_stem(masks)
+        missing = sorted(pictures.keys() - labels.keys())
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(pictures)} images without a mask: {_few(missing)}",
+                f"a file of the same stem in {masks}",
+                "add these masks or move these images away",
+            )
+        if not pictures:
+            raise DataError(
+                f"no images in {images}", f"files {', '.join(SUFFIXES)}", "check --data"
+            )
+        self.unused_masks = sorted(labels.keys() - pictures.keys())
+        self.pairs = [(pictures[stem], labels[stem]) for stem in sorted(pictures)]
+
+    @property
+    def ids(self) -> list[str]:
+        """File stems, sorted: the names used in every table."""
+        return [image.stem for image, _ in self.pairs]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        image_path, mask_path = self.pairs[index]
+        sample = read_image(image_path)
+        mask, counts = read_mask(mask_path, classes=self.classes, ignore_index=self.ignore_index)
+        if mask.shape != sample["image"].shape[1:]:
+            raise DataError(
+                f"mask {mask_path} of {mask.shape[0]} x {mask.shape[1]} pixels",
+                f"{sample['image'].shape[1]} x {sample['image'].shape[2]}, the size of its image",
+                "resample the mask (nearest neighbour) to the image",
+            )
+        sample["mask"] = mask
+        sample["valid"] = sample["valid"] & counts
+        return sample
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+
+def _find_layout(root: Path) -> tuple[str, Path, Path]:
+    if not root.is_dir():
+        raise DataError(f"no folder {root}", "a folder of tiles", "check the path")
+    for name, (images, masks) in LAYOUTS.items():
+        if (root / images).is_dir() and (root / masks).is_dir():
+            return name, root / images, root / masks
+    known = " or ".join(f"{images}/ + {masks}/" for images, masks in LAYOUTS.values())
+    below = [
+        child.name
+        for child in sorted(root.iterdir())
+        if any((child / i).is_dir() and (child / m).is_dir() for i, m in LAYOUTS.values())
+    ]
+    if below:
+        fix = f"name one of the data sets inside: {', '.join(str(root / name) for name in below)}"
+    else:
+        fix = "rename the folders, images and masks of one stem each"
+    inside = sorted(child.name for child in root.iterdir())
+    raise DataError(f"{root} with {_few(inside) or 'nothing'} inside", known, fix)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise DataError(
+                f"{found[path.stem].name} and {path.name} in {folder}",
+                "one file per stem",
+                "move one of them away",
+            )
+        found[path.stem] = path
+    return found
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def _signature(path: Path) -> str:
+    """The format by the file's first bytes, never by its name: a text named .tif can be a VRT."""
+    if not path.is_file():
+        raise DataError(f"no file {path}", "a PNG, JPEG or TIFF file", "check the path")
+    with path.open("rb") as stream:
+        head = stream.read(26)
+    # bit depth and colour type: Pillow would keep 8 of the 16 bits without a word
+    if head.startswith(b"\x89PNG") and head[24:25] == b"\x10" and head[25:26] != b"\x00":
+        raise DataError(
+            f"a PNG with 16 bits per colour: {path}",
+            "8 bits per colour, or one 16-bit band",
+            "export it as GeoTIFF, which keeps all bits",
+        )
+    for start, name in _SIGNATURES.items():
+        if head.startswith(start):
+            return name
+    what = "an empty file" if not head else f"a file that begins with {head[:8]!r}"
+    raise DataError(f"{what}: {path}", "a PNG, JPEG or TIFF file", "convert it")
+
+
+def _check_size(path: Path, values: int, width: int, height: int) -> None:
+    if values * 4 > MAX_BYTES:
+        raise DataError(
+            f"{path} of {width} x {height} pixels", "at most 1 GiB in memory", "cut it into tiles"
+        )
+
+
+def _read_pillow(path: Path, *, palette: bool = True) -> npt.NDArray[Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # own limit below
+            with Image.open(path, formats=_PIL_FORMATS) as opened:
+                picture: Image.Image = opened
+                width, height = picture.size
+                _check_size(path, width * height * len(picture.getbands()), width, height)
+                if palette and "transparency" in picture.info and picture.mode in ("L", "P", "RGB"):
+                    picture = picture.convert("LA" if picture.mode == "L" else "RGBA")
+                elif palette and picture.mode == "P":
+                    picture = picture.convert("RGB")
+                elif picture.mode == "1":
+                    picture = picture.convert("L")
+                elif picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+                    picture = picture.convert("RGB")
+                return np.array(picture)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"a damaged file {path} ({error})", "a whole PNG or JPEG", "copy or export it again"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path}: {error}", "at most 1 GiB in memory", "cut it into tiles"
+        ) from error
+
+
+def _read_tiff(path: Path, *, scale: bool = True) -> Sample:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a plain TIFF is welcome too
+            # the driver is named: otherwise GDAL follows VRT and WMS texts to other files and hosts
+            with rasterio.Env(**_ALONE), rasterio.open(path.resolve(), driver="GTiff") as raster:
+                _check_size(path, raster.count * raster.width * raster.height, *raster.shape[::-1])
+                bands = raster.read()
+                valid = raster.dataset_mask() > 0
+                crs, transform = raster.crs, raster.transform
+                alpha = [c.name for c in raster.colorinterp]
+    except (RasterioError, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"a TIFF that cannot be read: {path} ({error})", "a whole GeoTIFF", "export it again"
+        ) from error
+    if "alpha" in alpha and bands.shape[0] > 1:
+        bands = bands[[index for index, name in enumerate(alpha) if name != "alpha"]]
+    sample = _sample(path, bands, valid, scale=scale)
+    sample["crs"], sample["transform"] = crs, transform
+    return sample
+
+
+def _sample(
+    path: Path, bands: npt.NDArray[Any], valid: npt.NDArray[np.bool_], *, scale: bool = True
+) -> Sample:
+    if bands.dtype == bool or bands.dtype.kind not in "uif":
+        raise DataError(
+            f"pixels of type {bands.dtype} in {path}", "integers or real numbers", "convert it"
+        )
+    image = torch.from_numpy(bands.astype(np.float32))
+    if scale and bands.dtype == np.uint8:
+        image /= 255
+    finite = torch.isfinite(image).all(dim=0)
+    usable = torch.from_numpy(np.ascontiguousarray(valid)) & finite
+    return Sample(image=torch.where(usable, image, 0.0), valid=usable, id=path.stem)

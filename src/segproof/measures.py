@@ -1,0 +1,165 @@
+"""What a perturbed picture's prediction says: one number per picture, never an average of several.
+
+Every measure takes probabilities [N, K, H, W], the bound target (its masks may be [1, H, W] and
+then serve all N pictures) and the truth bool [N or 1, H, W] or None, and returns float64 [N]; NaN =
+undefined.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+from segproof.errors import DataError
+from segproof.target import BoundTarget, hard_mask
+
+__all__ = [
+    "MEASURES",
+    "Measure",
+    "MeasureInfo",
+    "certainty",
+    "confidence",
+    "dice",
+    "entropy",
+    "entropy_kept",
+    "entropy_paper",
+    "iou",
+    "iou_prediction",
+    "kept",
+]
+
+Measure = Callable[[Tensor, BoundTarget, Tensor | None], Tensor]
+
+
+def confidence(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """Mean over R of p_c, in [0, 1]."""
+    return _over_region(p, bound, lambda inside: inside[:, bound.class_index].mean(dim=1))
+
+
+def entropy(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """Mean over R of the entropy in [0, 1]: binary, or softmax over log2 of the classes."""
+    return _over_region(p, bound, lambda inside: _uncertainty(inside, bound).mean(dim=1))
+
+
+def entropy_paper(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """As published: mean over *all* pixels of G (-p_c log2(p_c + 1e-30)) / log2 C
+    (gizzini2023extending).
+
+    C is the number of channels, 2 for a one-channel network. Small for a roof seen surely *and* for
+    a roof not seen at all, and it shrinks with the roof's area.
+    """
+    pixels = p.shape[-2] * p.shape[-1]
+    if truth is not None:
+        bound = replace(bound, region=truth & bound.valid)
+
+    def total(inside: Tensor) -> Tensor:
+        chance = inside[:, bound.class_index]
+        return (-chance * torch.log2(chance + 1e-30)).sum(dim=1) / math.log2(p.shape[1]) / pixels
+
+    return _over_region(p, bound, total)
+
+
+def kept(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """Share of R that is still decided as the class, in [0, 1]."""
+    return _over_region(p, bound, lambda inside: _decided(inside, bound).double().mean(dim=1))
+
+
+def entropy_kept(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """Mean entropy of the pixels of R that are still decided as the class; NaN where none is."""
+
+    def mean(inside: Tensor) -> Tensor:
+        still = _decided(inside, bound).double()
+        return (_uncertainty(inside, bound) * still).sum(dim=1) / still.sum(dim=1)
+
+    return _over_region(p, bound, mean)
+
+
+def certainty(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """Share of R kept times its sureness, kept * (1 - entropy_kept): high only if seen surely."""
+
+    def product(inside: Tensor) -> Tensor:
+        still = _decided(inside, bound).double()
+        return (still * (1 - _uncertainty(inside, bound))).mean(dim=1)
+
+    return _over_region(p, bound, product)
+
+
+def iou(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """Intersection over union of the new hard mask with the truth; NaN where both are empty."""
+    both, either, _ = _overlap(p, bound, _required(truth, "iou"))
+    return both / either
+
+
+def iou_prediction(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """Intersection over union with the clean prediction; NaN where both are empty."""
+    both, either, _ = _overlap(p, bound, bound.prediction)
+    return both / either
+
+
+def dice(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """Dice coefficient of the new hard mask with the truth; NaN where both are empty."""
+    both, _, total = _overlap(p, bound, _required(truth, "dice"))
+    return 2 * both / total
+
+
+@dataclass(frozen=True)
+class MeasureInfo:
+    """A measure with its direction on M1 (region removed) to M3, its range and its unit."""
+
+    function: Measure
+    better: Literal["higher", "lower"]
+    low: float
+    high: float
+    unit: str
+
+
+MEASURES: Final[dict[str, MeasureInfo]] = {
+    "confidence": MeasureInfo(confidence, "higher", 0.0, 1.0, "probability"),
+    "entropy": MeasureInfo(entropy, "lower", 0.0, 1.0, "share of the maximum"),
+    "kept": MeasureInfo(kept, "higher", 0.0, 1.0, "share of R"),
+    "certainty": MeasureInfo(certainty, "higher", 0.0, 1.0, "share of R"),
+    "iou": MeasureInfo(iou, "higher", 0.0, 1.0, "ratio"),
+    "iou_prediction": MeasureInfo(iou_prediction, "higher", 0.0, 1.0, "ratio"),
+    "dice": MeasureInfo(dice, "higher", 0.0, 1.0, "ratio"),
+}
+
+
+def _over_region(p: Tensor, bound: BoundTarget, read: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply `read` ([n, K, P] float64 -> [n]) to the pixels of R: float64 decides, R is small."""
+    if bound.region.shape[0] == 1:
+        return read(p[:, :, bound.region[0]].double())
+    rows = [read(p[n : n + 1, :, mask].double()) for n, mask in enumerate(bound.region)]
+    return torch.cat(rows)
+
+
+def _decided(inside: Tensor, bound: BoundTarget) -> Tensor:
+    return hard_mask(inside, bound.class_index, bound.activation)
+
+
+def _uncertainty(inside: Tensor, bound: BoundTarget) -> Tensor:
+    """Entropy of each pixel's decision in [0, 1], [n, P]; 0 log 0 = 0."""
+    if bound.activation == "softmax":
+        spread: Tensor = torch.special.entr(inside).sum(dim=1)
+        return spread / math.log(inside.shape[1])
+    chance = inside[:, bound.class_index]
+    both: Tensor = torch.special.entr(chance) + torch.special.entr(1 - chance)
+    return both / math.log(2)
+
+
+def _required(truth: Tensor | None, name: str) -> Tensor:
+    if truth is None:
+        raise DataError(f"no truth for {name}", "a truth mask", "give it, or use iou_prediction")
+    return truth
+
+
+def _overlap(p: Tensor, bound: BoundTarget, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    now = hard_mask(p, bound.class_index, bound.activation) & bound.valid
+    other = other & bound.valid
+    both = (now & other).sum(dim=(1, 2)).double()
+    total = now.sum(dim=(1, 2)).double() + other.sum(dim=(1, 2)).double()
+    return both, total - both, total

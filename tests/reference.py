@@ -1,0 +1,274 @@
+"""Slow, literal float64 versions of every formula, for the tests to compare with.
+
+Written from the definitions, not from the package: single images, plain numpy, explicit loops.
+Symbols: A activations [K,h,w], D gradients [K,h,w], L raw map [h,w], S heatmap [H,W], x and b
+images [B,H,W], p probabilities [C,H,W], G truth, P prediction, R region, V valid pixels [H,W].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Score = Callable[[Array], float]  # image [B,H,W] -> Y
+
+
+# --- resizing -----------------------------------------------------------------------------------
+def _axis(size: int, out: int, align_corners: bool) -> list[tuple[int, int, float]]:
+    """For each output index: left neighbour, right neighbour, share of the right one."""
+    result = []
+    for i in range(out):
+        if align_corners:
+            at = i * (size - 1) / (out - 1) if out > 1 else 0.0
+        else:
+            at = max((i + 0.5) * size / out - 0.5, 0.0)
+        left = min(math.floor(at), size - 1)
+        result.append((left, min(left + 1, size - 1), at - left))
+    return result
+
+
+def resize(image: Array, size: tuple[int, int], *, align_corners: bool) -> Array:
+    """Bilinear, [h,w] -> [H,W]."""
+    rows = _axis(image.shape[0], size[0], align_corners)
+    columns = _axis(image.shape[1], size[1], align_corners)
+    out = np.zeros(size)
+    for i, (top, bottom, v) in enumerate(rows):
+        for j, (left, right, u) in enumerate(columns):
+            upper = (1 - u) * image[top, left] + u * image[top, right]
+            lower = (1 - u) * image[bottom, left] + u * image[bottom, right]
+            out[i, j] = (1 - v) * upper + v * lower
+    return out
+
+
+# --- raw maps -----------------------------------------------------------------------------------
+def weighted(w: Array, A: Array) -> Array:
+    """Sum over k of w_k A_k."""
+    out = np.zeros(A.shape[1:])
+    for k in range(A.shape[0]):
+        out += w[k] * A[k]
+    return out
+
+
+def grad_cam(A: Array, D: Array) -> Array:
+    return weighted(np.array([D[k].mean() for k in range(len(A))]), A)
+
+
+def grad_cam_pp(A: Array, D: Array, *, paper: bool = False) -> Array:
+    w = np.zeros(len(A))
+    for k in range(len(A)):
+        total = A[k].sum()
+        for i in range(A.shape[1]):
+            for j in range(A.shape[2]):
+                d = D[k, i, j]
+                if d == 0:
+                    continue
+                below = 2 * d**2 + total * d**3
+                if paper:
+                    a = d**2 / (below + 1e-6)
+                elif abs(below) <= 1e-12 * (2 * d**2 + abs(total * d**3)):
+                    a = 0.0
+                else:
+                    a = d**2 / below
+                w[k] += a * max(d, 0.0)
+    return weighted(w, A)
+
+
+def xgrad_cam(A: Array, D: Array, *, paper: bool = False) -> Array:
+    w = np.zeros(len(A))
+    for k in range(len(A)):
+        if paper:
+            w[k] = (D[k] * A[k]).sum() / (A[k].sum() + 1e-7)
+            continue
+        below = A[k].sum()
+        if abs(below) <= 1e-6 * np.abs(A[k]).sum():
+            below = np.abs(A[k]).sum()
+        w[k] = (D[k] * A[k]).sum() / below if below != 0 else 0.0
+    return weighted(w, A)
+
+
+def softmax(values: Array) -> Array:
+    shifted = np.exp(values - values.max())
+    return np.asarray(shifted / shifted.sum())
+
+
+def score_weights(A: Array, x: Array, b: Array, score: Score, *, weights: str) -> Array:
+    """Channel weights of the strict form: "increase" over the baseline or "softmax" of raw Y."""
+    w = np.zeros(len(A))
+    s: dict[int, float] = {}
+    for k in range(len(A)):
+        if A[k].max() == A[k].min():
+            continue
+        M = resize(A[k], (x.shape[1], x.shape[2]), align_corners=False)
+        M = (M - M.min()) / (M.max() - M.min())
+        Y = score(M * x + (1 - M) * b)
+        s[k] = Y - score(b) if weights == "increase" else Y
+    if weights == "softmax":
+        values = softmax(np.array(list(s.values())))
+        for value, k in zip(values, s, strict=True):
+            w[k] = value
+        return w
+    total = sum(max(value, 0.0) for value in s.values())
+    for k, value in s.items():
+        w[k] = max(value, 0.0) / total if total > 0 else 0.0
+    return w
+
+
+def score_cam(A: Array, x: Array, b: Array, score: Score, *, weights: str = "increase") -> Array:
+    return weighted(score_weights(A, x, b, score, weights=weights), A)
+
+
+def score_cam_paper(A: Array, x: Array, neutral: Array, score: Score) -> Array:
+    """Published form: no channel left out, masks with aligned corners, softmax of raw Y."""
+    s = np.zeros(len(A))
+    for k in range(len(A)):
+        M = resize(A[k], (x.shape[1], x.shape[2]), align_corners=True)
+        M = (M - M.min()) / (M.max() - M.min() + 1e-8)
+        s[k] = score(M * x + (1 - M) * neutral)
+    return weighted(softmax(s), A)
+
+
+def eigen_cam(A: Array, P: Bools) -> Array:
+    """Projection of the centred channels on the first principal direction; sign follows P."""
+    K, h, w = A.shape
+    rows = np.array([A[k].ravel() - A[k].mean() for k in range(K)]).T  # [h*w, K]
+    covariance = np.zeros((K, K))
+    for row in rows:
+        covariance += np.outer(row, row)
+    _, vectors = np.linalg.eigh(covariance)
+    L = np.asarray((rows @ vectors[:, -1]).reshape(h, w))
+    seen = resize(L, (P.shape[0], P.shape[1]), align_corners=False)
+    covary = ((seen - seen.mean()) * (P - P.mean())).sum()
+    return -L if covary < 0 else L
+
+
+def effective_channels(w: Array) -> float:
+    """exp(entropy(w)), w summing to 1."""
+    return math.exp(-sum(float(v) * math.log(v) for v in w if v > 0))
+
+
+# --- heatmaps -----------------------------------------------------------------------------------
+def heatmap(L: Array, size: tuple[int, int]) -> Array:
+    """Strict: ReLU, resize, divide by the maximum; zeros when nothing is positive."""
+    up = resize(np.maximum(L, 0), size, align_corners=False)
+    return up / up.max() if up.max() > 0 else np.zeros(size)
+
+
+def min_max(image: Array) -> Array:
+    image = image - image.min()
+    return np.asarray(image / (1e-7 + image.max()))
+
+
+def heatmap_paper(maps: Sequence[Array], size: tuple[int, int]) -> Array:
+    """Paper: each layer's map min-maxed at its own size, resized, averaged, min-maxed again."""
+    resized = [resize(min_max(np.maximum(L, 0)), size, align_corners=False) for L in maps]
+    mean = np.mean([np.maximum(S, 0) for S in resized], axis=0)
+    return min_max(np.asarray(mean))
+
+
+# --- regions and inputs -------------------------------------------------------------------------
+def binarise_threshold(S: Array, t: float, V: Bools) -> Bools:
+    return (t < S) & V
+
+
+def area_count(q: float, V: Bools) -> int:
+    return round(q * int(V.sum()))
+
+
+def keep(B: Bools, x: Array, b: Array) -> Array:
+    """Keep(B) = B x + (1 - B) b."""
+    out = b.copy()
+    for c in range(len(x)):
+        for i in range(x.shape[1]):
+            for j in range(x.shape[2]):
+                if B[i, j]:
+                    out[c, i, j] = x[c, i, j]
+    return out
+
+
+def shown(strategy: str, B: Bools, R: Bools, x: Array, b: Array) -> Array:
+    """M1, M2, M3: the picture that the model is shown."""
+    if strategy == "background_only":
+        return keep(~B, x, b)
+    if strategy == "highlighted_only":
+        return keep(B, x, b)
+    return keep(B | R, x, b)
+
+
+# --- measures -----------------------------------------------------------------------------------
+def _log2(value: float) -> float:
+    return math.log2(value) if value > 0 else 0.0
+
+
+def decided(p: Array, c: int, activation: str) -> Bools:
+    """The hard mask of c: argmax for softmax, p >= 0.5 for sigmoid."""
+    if activation == "softmax":
+        return np.asarray(p.argmax(axis=0) == c)
+    return np.asarray(p[c] >= 0.5)
+
+
+def entropy_map(p: Array, c: int, activation: str) -> Array:
+    H, W = p.shape[1:]
+    out = np.zeros((H, W))
+    for i in range(H):
+        for j in range(W):
+            if activation == "sigmoid":
+                q = float(p[c, i, j])
+                out[i, j] = -q * _log2(q) - (1 - q) * _log2(1 - q)
+            else:
+                terms = [-float(q) * _log2(float(q)) for q in p[:, i, j]]
+                out[i, j] = sum(terms) / math.log2(len(p))
+    return out
+
+
+def confidence(p: Array, c: int, R: Bools) -> float:
+    return float(p[c][R].mean())
+
+
+def entropy(p: Array, c: int, R: Bools, activation: str) -> float:
+    return float(entropy_map(p, c, activation)[R].mean())
+
+
+def entropy_paper(p: Array, c: int, G: Bools) -> float:
+    """Mean over all pixels of G (-p_c log2(p_c + 1e-30)) / log2 C."""
+    total = 0.0
+    for i in range(p.shape[1]):
+        for j in range(p.shape[2]):
+            if G[i, j]:
+                q = float(p[c, i, j])
+                total += -q * math.log2(q + 1e-30) / math.log2(len(p))
+    return float(total / (p.shape[1] * p.shape[2]))
+
+
+def kept(p: Array, c: int, R: Bools, activation: str) -> float:
+    return float((decided(p, c, activation) & R).sum() / R.sum())
+
+
+def entropy_kept(p: Array, c: int, R: Bools, activation: str) -> float:
+    where = decided(p, c, activation) & R
+    return float(entropy_map(p, c, activation)[where].mean()) if where.any() else math.nan
+
+
+def certainty(p: Array, c: int, R: Bools, activation: str) -> float:
+    share = kept(p, c, R, activation)
+    return 0.0 if share == 0 else share * (1 - entropy_kept(p, c, R, activation))
+
+
+def iou(new: Bools, reference: Bools, V: Bools) -> float:
+    union = int(((new | reference) & V).sum())
+    return int((new & reference & V).sum()) / union if union else math.nan
+
+
+def dice(new: Bools, reference: Bools, V: Bools) -> float:
+    total = int((new & V).sum()) + int((reference & V).sum())
+    return 2 * int((new & reference & V).sum()) / total if total else math.nan
+
+
+def iou_delta(p_removed: Array, p_original: Array, c: int, G: Bools, V: Bools, activ: str) -> float:
+    """IoU(Remove(B)) - IoU(x); negative means that removing B did harm."""
+    after = iou(decided(p_removed, c, activ), G, V)
+    return after - iou(decided(p_original, c, activ), G, V)

@@ -1,0 +1,612 @@
+"""The five methods: values by hand, the literal formulas, invariants, and nothing left behind."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import reference
+from segproof.cam import METHODS, PAPER_METHODS, RawMap, score_cam
+from segproof.capture import Capture, capture
+from segproof.errors import ModelError
+from segproof.explain import Explanation, fuse, normalise
+from segproof.model import SegmentationModel
+from segproof.target import BoundTarget, Target
+from sideeffects import Fails, facts, unsettle
+from toys import LAYERS, toy_images, toy_model, toy_truth
+
+FIVE = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
+GRADIENT = ("grad_cam", "grad_cam_pp", "xgrad_cam")
+SEEDS = st.integers(0, 10_000)
+# networks and pictures on which no method's map is flat, so that every case shows something
+LIVELY = (1, 3, 4, 5, 7, 12, 14, 16, 18, 23, 25, 27, 29, 34, 36, 38, 45, 47, 48, 49, 51, 53, 56)
+CASES = st.sampled_from(LIVELY)
+STRICT, PAPER = Target("roof"), Target("roof", preset="paper")
+
+
+def raw(method: str, seen: Capture, layer: str, model: SegmentationModel, **how: Any) -> RawMap:
+    result = METHODS[method](seen, layer, model, **how)
+    return result if isinstance(result, RawMap) else RawMap(result)
+
+
+def captured(
+    seed: int,
+    *,
+    target: Target = STRICT,
+    n: int = 1,
+    act: str = "relu",
+    dtype: torch.dtype = torch.float64,
+    batch: int = 4,
+    images: Tensor | None = None,
+    truth: Tensor | None = None,
+) -> tuple[SegmentationModel, Capture]:
+    model = toy_model(seed % 11, act=act).to(dtype)
+    images = toy_images(seed, n).to(dtype) if images is None else images
+    truth = toy_truth(seed, n) if truth is None else truth
+    strict_b = 0.3 * torch.ones_like(images) + 0.1 * toy_images(seed + 7, len(images)).to(dtype)
+    baseline = model.neutral.expand_as(images) if target.preset == "paper" else strict_b
+    return model, capture(model, images, target, LAYERS, truth, baseline=baseline, batch=batch)
+
+
+def lively(*maps: Tensor) -> bool:
+    """Not flat: a test on flat maps shows nothing."""
+    return all(float(m.std(dim=(-2, -1)).min()) > 1e-9 * float(m.abs().max()) > 0 for m in maps)
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """Greatest difference as a share of the greatest value."""
+    return float((one - other).abs().max() / one.abs().max())
+
+
+# --- by hand ------------------------------------------------------------------------------------
+class Itself(nn.Module):
+    """z = x: Y is then the mean of the picture over R."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images
+
+
+def by_hand(A: list[list[list[float]]], D: list[list[list[float]]]) -> Capture:
+    """Two by two; R = P = the right column; x = [[1, 1], [1, 3]], b = 0."""
+    region = torch.tensor([[[False, True], [False, True]]])
+    x = torch.tensor([[[[1.0, 1.0], [1.0, 3.0]]]], dtype=torch.float64)
+    bound = BoundTarget(
+        class_index=1,
+        activation="softmax",
+        space="logit",
+        weights=region.double() / 2,
+        region=region,
+        prediction=region,
+        valid=torch.ones_like(region),
+    )
+    return Capture(
+        images=x,
+        logits=torch.cat([torch.zeros_like(x), x], dim=1),
+        bound=bound,
+        activations={"layer": torch.tensor([A], dtype=torch.float64)},
+        gradients={"layer": torch.tensor([D], dtype=torch.float64)},
+        baseline=torch.zeros_like(x),
+    )
+
+
+A1, A2 = [[1.0, 2.0], [3.0, 4.0]], [[0.0, 1.0], [2.0, 1.0]]
+D1, D2 = [[0.5, 0.0], [0.0, 0.5]], [[-1.0, 1.0], [0.0, -2.0]]
+BY_HAND = {
+    # means of D: 1/4 and -1/2
+    "grad_cam": [[0.25, 0.0], [-0.25, 0.5]],
+    # A1: 2 * 0.5 / (2 + 10 * 0.5) = 1/7; A2: only D = 1 counts, 1 / (2 + 4) = 1/6
+    "grad_cam_pp": [[1 / 7, 2 / 7 + 1 / 6], [3 / 7 + 2 / 6, 4 / 7 + 1 / 6]],
+    # A1: (0.5 + 2) / 10 = 1/4; A2: (1 - 2) / 4 = -1/4
+    "xgrad_cam": [[0.25, 0.25], [0.25, 0.75]],
+}
+
+
+@pytest.mark.parametrize("method", sorted(BY_HAND))
+def test_gradient_methods_by_hand(method: str) -> None:
+    model = SegmentationModel(Itself(), classes=["roof"])
+    got = raw(method, by_hand([A1, A2], [D1, D2]), "layer", model).values[0]
+    np.testing.assert_allclose(got, BY_HAND[method], atol=1e-12)
+    seen = by_hand([A1, A2], [D1, D2])
+    paper = PAPER_METHODS[method](seen, "layer", model)
+    values = paper.values if isinstance(paper, RawMap) else paper
+    np.testing.assert_allclose(values[0], BY_HAND[method], atol=3e-6)
+
+
+def test_score_cam_by_hand() -> None:
+    """Masks [[0,1],[0,0]] and [[0,0],[0,1]]: gains 1/2 and 3/2; a constant channel is free."""
+    A = [[[0.0, 1.0], [0.0, 0.0]], [[2.0, 2.0], [2.0, 4.0]], [[5.0, 5.0], [5.0, 5.0]]]
+    model = SegmentationModel(Itself(), classes=["roof"]).double()
+    seen = by_hand(A, A)
+    result = raw("score_cam", seen, "layer", model)
+    np.testing.assert_allclose(result.values[0], [[1.5, 1.75], [1.5, 3.0]], atol=1e-12)
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert result.effective_channels is not None
+    assert float(result.effective_channels[0]) == pytest.approx(math.exp(entropy))
+    assert result.forwards == 3  # b, and two channels that say something
+    published = score_cam(seen, "layer", model, weights="softmax").values[0]
+    w = np.exp([0.5, 1.5, 0.0]) / np.exp([0.5, 1.5, 0.0]).sum()
+    expected = w[0] * np.array(A[0]) + w[1] * np.array(A[1]) + w[2] * np.array(A[2])
+    np.testing.assert_allclose(published, expected, atol=1e-6)
+
+
+def test_score_cam_counts_gains_over_the_baseline_only() -> None:
+    """A mask that lowers Y below Y(b) weighs nothing; a shifted baseline shifts the gains."""
+    A = [[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]
+    model = SegmentationModel(Itself(), classes=["roof"]).double()
+    seen = by_hand(A, A)
+    seen = replace(seen, baseline=torch.full_like(seen.images, 2.0))
+    # mask 1 puts 1 where 2 was (-1/2), mask 2 puts 3 where 2 was (+1/2)
+    result = raw("score_cam", seen, "layer", model)
+    np.testing.assert_allclose(result.values[0], A[1], atol=1e-12)
+    assert result.effective_channels is not None
+    assert float(result.effective_channels[0]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("flip", "sign"), [(False, 1.0), (True, -1.0)])
+def test_eigen_cam_by_hand(flip: bool, sign: float) -> None:
+    """Channels 3T and 4T: the direction is (3, 4)/5 and the map 5 (T - mean T), its sign P's."""
+    T = np.array([[0.0, 0.0], [0.0, 4.0]])
+    seen = by_hand([(3 * T).tolist(), (4 * T + 7).tolist()], [D1, D2])
+    P = torch.tensor([[[False, False], [False, True]]])
+    seen = replace(seen, bound=replace(seen.bound, prediction=~P if flip else P))
+    got = raw("eigen_cam", seen, "layer", SegmentationModel(Itself(), classes=["roof"])).values[0]
+    np.testing.assert_allclose(got, sign * np.array([[-5.0, -5.0], [-5.0, 15.0]]), atol=1e-12)
+
+
+# --- literal formulas ---------------------------------------------------------------------------
+def literal(
+    method: str, seen: Capture, n: int, layer: str, model: SegmentationModel, paper: bool
+) -> Any:
+    A, D = seen.activations[layer][n].numpy(), seen.gradients[layer][n].numpy()
+    if method == "grad_cam":
+        return reference.grad_cam(A, D)
+    if method == "grad_cam_pp":
+        return reference.grad_cam_pp(A, D, paper=paper)
+    if method == "xgrad_cam":
+        return reference.xgrad_cam(A, D, paper=paper)
+    if method == "eigen_cam":
+        return reference.eigen_cam(A, seen.bound.prediction[n].numpy())
+    assert seen.baseline is not None
+    x, b = seen.images[n].numpy(), seen.baseline[n].numpy()
+
+    def score(image: Any) -> float:
+        with torch.no_grad():
+            logits = model(torch.from_numpy(image)[None])
+        return float(seen.bound.picture(n).score(logits)[0])
+
+    if paper:
+        return reference.score_cam_paper(A, x, b, score)
+    return reference.score_cam(A, x, b, score)
+
+
+@pytest.mark.parametrize("act", ["relu", "silu"])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("target", [STRICT, PAPER], ids=["strict", "paper"])
+@pytest.mark.parametrize("method", FIVE)
+def test_methods_are_the_literal_formulas(
+    method: str, target: Target, layer: str, act: str
+) -> None:
+    paper = target.preset == "paper"
+    model, seen = captured(23, target=target, n=2, act=act)
+    call = (PAPER_METHODS if paper else METHODS)[method]
+    result = call(seen, layer, model)
+    got = result.values if isinstance(result, RawMap) else result
+    assert lively(got)
+    for n in range(2):
+        expected = torch.from_numpy(literal(method, seen, n, layer, model, paper))
+        assert distance(expected, got[n]) < 1e-6
+        assert distance(expected, -got[n]) > 1e-3
+        heat, status = normalise(got[n], (16, 16), target.preset)
+        assert status == "ok"
+        if paper:
+            S = reference.heatmap_paper([expected.numpy()], (16, 16))
+        else:
+            S = reference.heatmap(expected.numpy(), (16, 16))
+        assert np.abs(heat.numpy() - S).max() < 1e-6
+        assert heat.std() > 0.01
+
+
+def test_effective_channels_are_exp_of_the_entropy() -> None:
+    model, seen = captured(23)
+    for layer in LAYERS:
+        A = seen.activations[layer][0].numpy()
+        assert seen.baseline is not None
+        x, b = seen.images[0].numpy(), seen.baseline[0].numpy()
+
+        def score(image: Any) -> float:
+            with torch.no_grad():
+                return float(seen.bound.score(model(torch.from_numpy(image)[None]))[0])
+
+        w = reference.score_weights(A, x, b, score, weights="increase")
+        assert w.sum() == pytest.approx(1)
+        result = raw("score_cam", seen, layer, model)
+        assert result.effective_channels is not None
+        expected = reference.effective_channels(w)
+        assert 1 < expected <= len(w)
+        assert float(result.effective_channels[0]) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("preset", ["strict", "paper"])
+def test_normalise_by_hand(preset: str) -> None:
+    L = torch.tensor([[-3.0, 1.0], [2.0, 4.0]], dtype=torch.float64)
+    heat, status = normalise(L, (2, 2), "paper" if preset == "paper" else "strict")
+    assert status == "ok"
+    np.testing.assert_allclose(heat, [[0, 0.25], [0.5, 1]], atol=3e-7)
+    up = normalise(L, (4, 4), "paper" if preset == "paper" else "strict")[0]
+    # half-pixel centres: the corners keep their values, the next one in is a quarter of the way
+    np.testing.assert_allclose(up[3], np.array([2, 2.5, 3.5, 4]) / 4, atol=3e-7)
+
+
+def test_min_max_takes_the_floor_off_in_paper_only() -> None:
+    L = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+    np.testing.assert_allclose(normalise(L, (2, 2), "strict")[0], [[0.2, 0.4], [0.6, 1]], atol=1e-6)
+    np.testing.assert_allclose(normalise(L, (2, 2), "paper")[0], [[0, 0.25], [0.5, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["strict", "paper"])
+@pytest.mark.parametrize(
+    ("fill", "expected"),
+    [(0.0, "all_zero"), (-2.0, "all_zero"), (3.0, "constant"), (math.nan, "non_finite")],
+)
+def test_flat_and_failed_maps_have_a_status(preset: str, fill: float, expected: str) -> None:
+    L = torch.full((3, 3), fill)
+    heat, status = normalise(L, (6, 6), "paper" if preset == "paper" else "strict")
+    assert status == expected
+    assert torch.equal(heat, torch.zeros(6, 6))
+    hurt = torch.tensor([[1.0, 2.0], [math.inf, 0.0]])
+    assert normalise(hurt, (4, 4))[1] == "non_finite"
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_heatmaps_survive_any_scale(scale: float) -> None:
+    L = torch.rand(4, 4, generator=torch.Generator().manual_seed(0)) - 0.3
+    heat, status = normalise(L, (9, 9))
+    again, other = normalise(L * scale, (9, 9))
+    assert (status, other) == ("ok", "ok")
+    assert (heat - again).abs().max() < 1e-6
+
+
+# --- guards -------------------------------------------------------------------------------------
+def synthetic(seed: int, K: int = 5, side: int = 6, *, signed: bool = True) -> Capture:
+    """Random A and D, no network."""
+    generator = torch.Generator().manual_seed(seed)
+    A = torch.randn(1, K, side, side, generator=generator, dtype=torch.float64)
+    D = torch.randn(1, K, side, side, generator=generator, dtype=torch.float64)
+    seen = by_hand([A1, A2], [D1, D2])
+    return replace(
+        seen,
+        activations={"layer": A if signed else A.relu()},
+        gradients={"layer": D},
+    )
+
+
+def test_pp_is_finite_where_the_denominator_vanishes() -> None:
+    """S D = -2 makes 2 D^2 + S D^3 = 0: that pixel weighs nothing, the others as always."""
+    seen = by_hand([[[1.0, -2.0], [-1.0, -2.0]], A1], [[[0.5, 1.0], [0.0, 0.0]], D1])
+    model = SegmentationModel(Itself(), classes=["roof"])
+    got = raw("grad_cam_pp", seen, "layer", model).values[0].numpy()
+    w = 1.0 / (2 - 4 * 1.0)  # D = 1; at D = 0.5 the denominator is 2 - 4 * 0.5 = 0
+    first = w * np.array([[1.0, -2.0], [-1.0, -2.0]])
+    np.testing.assert_allclose(got, first + np.array(A1) / 7, atol=1e-12)
+
+
+def test_pp_survives_gradients_whose_squares_underflow() -> None:
+    seen = by_hand([A1, A2], [D1, D2])
+    tiny = {"layer": seen.gradients["layer"].float() * 1e-25}
+    small = replace(seen, activations={"layer": seen.activations["layer"].float()}, gradients=tiny)
+    model = SegmentationModel(Itself(), classes=["roof"])
+    got = raw("grad_cam_pp", small, "layer", model).values[0].double()
+    # S D vanishes beside 2: a = 1/2 wherever D is not 0
+    expected = torch.tensor(A1, dtype=torch.float64) / 2 + torch.tensor(A2, dtype=torch.float64) / 2
+    assert distance(expected * 1e-25, got) < 1e-5
+
+
+def test_xgrad_falls_back_where_a_channel_sums_to_zero() -> None:
+    A = [[[1.0, -1.0], [2.0, -2.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    D = [[[1.0, 2.0], [0.0, 0.0]], D2]
+    model = SegmentationModel(Itself(), classes=["roof"])
+    got = raw("xgrad_cam", by_hand(A, D), "layer", model).values[0]
+    # sum of |A| is 6, sum of D A is -1
+    np.testing.assert_allclose(got, -np.array(A[0]) / 6, atol=1e-12)
+
+
+def test_no_gain_anywhere_is_an_all_zero_map() -> None:
+    A = [[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]
+    model = SegmentationModel(Itself(), classes=["roof"]).double()
+    seen = by_hand(A, A)
+    seen = replace(seen, baseline=torch.full_like(seen.images, 9.0))
+    result = raw("score_cam", seen, "layer", model)
+    assert normalise(result.values[0], (2, 2))[1] == "all_zero"
+    assert result.effective_channels is not None
+    assert float(result.effective_channels[0]) == 0
+
+
+def test_constant_channels_only() -> None:
+    flat = [[[3.0, 3.0], [3.0, 3.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    model = SegmentationModel(Itself(), classes=["roof"]).double()
+    seen = by_hand(flat, [D1, D2])
+    score = raw("score_cam", seen, "layer", model)
+    assert score.forwards <= 1
+    assert normalise(score.values[0], (2, 2))[1] == "all_zero"
+    for method in FIVE:
+        for known in (METHODS, PAPER_METHODS):
+            result = known[method](seen, "layer", model)
+            values = result.values if isinstance(result, RawMap) else result
+            assert torch.isfinite(values).all(), method
+            assert normalise(values[0], (2, 2))[1] in ("all_zero", "constant"), method
+
+
+def test_score_cam_needs_a_baseline() -> None:
+    model, seen = captured(0)
+    with pytest.raises(ModelError, match="baseline"):
+        raw("score_cam", replace(seen, baseline=None), LAYERS[0], model)
+
+
+# --- properties ---------------------------------------------------------------------------------
+@settings(max_examples=8)
+@given(CASES, st.sampled_from(LAYERS), st.sampled_from(["relu", "silu"]))
+def test_repeats_are_bitwise_equal(seed: int, layer: str, act: str) -> None:
+    model, seen = captured(seed, act=act, dtype=torch.float32)
+    again_model, again = captured(seed, act=act, dtype=torch.float32)
+    for method in FIVE:
+        one, other = raw(method, seen, layer, model), raw(method, again, layer, again_model)
+        assert torch.equal(one.values, other.values)
+        assert lively(one.values)
+
+
+@settings(max_examples=8)
+@given(CASES, st.sampled_from(LAYERS))
+def test_a_batch_is_its_pictures(seed: int, layer: str) -> None:
+    model, seen = captured(seed, n=3, dtype=torch.float32)
+    for method in FIVE:
+        together = raw(method, seen, layer, model).values
+        for n in range(3):
+            assert seen.baseline is not None
+            alone = replace(
+                capture(
+                    model, seen.images[n : n + 1], STRICT, LAYERS, toy_truth(seed, 3)[n : n + 1]
+                ),
+                baseline=seen.baseline[n : n + 1],
+            )
+            single = raw(method, alone, layer, model).values[0]
+            one, status = normalise(single, (16, 16))
+            other, same = normalise(together[n], (16, 16))
+            assert status == same == "ok"
+            assert (one - other).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("weights", ["increase", "softmax"])
+def test_score_cam_does_not_depend_on_the_chunk(weights: str) -> None:
+    model, seen = captured(5, n=2, dtype=torch.float32)
+    for layer in LAYERS:
+        maps = [
+            score_cam(
+                replace(seen, batch=batch),
+                layer,
+                model,
+                weights="softmax" if weights == "softmax" else "increase",
+            )
+            for batch in (1, 2, 3, 100)
+        ]
+        assert lively(maps[0].values)
+        for other in maps[1:]:
+            assert distance(maps[0].values, other.values) < 2e-5
+            assert other.forwards == maps[0].forwards
+
+
+@dataclass(frozen=True)
+class Changed(BoundTarget):
+    """Y times `factor` plus `shift`."""
+
+    factor: float = 1.0
+    shift: float = 0.0
+
+    def score(self, logits: Tensor) -> Tensor:
+        return self.factor * super().score(logits) + self.shift
+
+
+@dataclass(frozen=True)
+class ChangedTarget:
+    factor: float = 1.0
+    shift: float = 0.0
+
+    def bind(self, *arguments: Any, **options: Any) -> BoundTarget:
+        bound = STRICT.bind(*arguments, **options)
+        return Changed(**vars(bound), factor=self.factor, shift=self.shift)
+
+
+def change(seed: int, model: SegmentationModel, seen: Capture, target: Any) -> Capture:
+    return capture(
+        model, seen.images, target, LAYERS, toy_truth(seed), baseline=seen.baseline, batch=4
+    )
+
+
+@settings(max_examples=12)
+@given(
+    CASES, st.sampled_from(LAYERS), st.sampled_from([1e-3, 0.1, 7.0, 1000.0]), st.floats(-50, 50)
+)
+def test_scaled_and_shifted_targets_change_no_heatmap(
+    seed: int, layer: str, factor: float, shift: float
+) -> None:
+    model, seen = captured(seed, act="silu")
+    scaled = change(seed, model, seen, ChangedTarget(factor=factor))
+    shifted = change(seed, model, seen, ChangedTarget(shift=shift))
+    for method in FIVE:
+        plain, status = normalise(raw(method, seen, layer, model).values[0], (16, 16))
+        moved = normalise(raw(method, shifted, layer, model).values[0], (16, 16))[0]
+        assert (plain - moved).abs().max() < 1e-6, method
+        if method != "grad_cam_pp":
+            other = normalise(raw(method, scaled, layer, model).values[0], (16, 16))[0]
+            assert (plain - other).abs().max() < 1e-6, method
+        assert status == "ok"
+
+
+def test_pp_does_depend_on_the_scale_of_the_target() -> None:
+    """A stated limit: Grad-CAM++ is not a function of the decision alone."""
+    model, seen = captured(23)
+    scaled = change(23, model, seen, ChangedTarget(factor=1000.0))
+    plain = normalise(raw("grad_cam_pp", seen, LAYERS[0], model).values[0], (16, 16))[0]
+    other = normalise(raw("grad_cam_pp", scaled, LAYERS[0], model).values[0], (16, 16))[0]
+    assert (plain - other).abs().max() > 0.01
+
+
+def rebuilt(seen: Capture, edit: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Capture:
+    A, D = edit(seen.activations["layer"], seen.gradients["layer"])
+    return replace(seen, activations={"layer": A}, gradients={"layer": D})
+
+
+@settings(max_examples=20)
+@given(SEEDS, st.sampled_from(FIVE), st.booleans())
+def test_order_of_channels_does_not_matter(seed: int, method: str, signed: bool) -> None:
+    seen = synthetic(seed, signed=signed)
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
+    model = SegmentationModel(Itself(), classes=["roof"]).double()
+    # masks are upsampled to the picture, which has to hold them
+    grown = torch.nn.functional.interpolate(seen.images, scale_factor=3.0)
+    wide = torch.zeros(1, 6, 6, dtype=torch.bool)
+    wide[:, :, 3:] = True
+    bound = replace(
+        seen.bound, weights=wide.double() / 18, region=wide, prediction=wide, valid=~wide | wide
+    )
+    logits = torch.cat([0 * grown, grown], dim=1)
+    seen = replace(seen, images=grown, logits=logits, baseline=0 * grown, bound=bound)
+    plain = raw(method, seen, "layer", model).values
+    mixed = rebuilt(seen, lambda A, D: (A[:, order], D[:, order]))
+    assert lively(plain)
+    assert distance(plain, raw(method, mixed, "layer", model).values) < 1e-9
+
+
+@settings(max_examples=20)
+@given(SEEDS, st.sampled_from(["grad_cam", "xgrad_cam"]), st.integers(0, 4))
+def test_a_channel_twice_at_half_its_influence(seed: int, method: str, k: int) -> None:
+    """A split in two copies with D/2 each: the same network, so the same map."""
+    seen = synthetic(seed)
+    model = SegmentationModel(Itself(), classes=["roof"])
+
+    def double(A: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+        half = D.clone()
+        half[:, k] /= 2
+        return torch.cat([A, A[:, k : k + 1]], 1), torch.cat([half, half[:, k : k + 1]], 1)
+
+    plain = raw(method, seen, "layer", model).values
+    assert lively(plain)
+    assert distance(plain, raw(method, rebuilt(seen, double), "layer", model).values) < 1e-9
+
+
+@settings(max_examples=30)
+@given(SEEDS, st.sampled_from(GRADIENT), st.integers(0, 4), st.sampled_from([1e-3, 0.5, 20.0, 1e3]))
+def test_units_of_a_channel_do_not_matter(seed: int, method: str, k: int, factor: float) -> None:
+    """A_k times c and D_k by c: the same network with its weights rescaled."""
+    seen = synthetic(seed)
+    model = SegmentationModel(Itself(), classes=["roof"])
+    scale = torch.ones(1, 5, 1, 1, dtype=torch.float64)
+    scale[:, k] = factor
+    plain = raw(method, seen, "layer", model).values
+    other = raw(method, rebuilt(seen, lambda A, D: (A * scale, D / scale)), "layer", model).values
+    assert lively(plain)
+    assert distance(plain, other) < 1e-6
+
+
+@settings(max_examples=15)
+@given(SEEDS, st.sampled_from([0.1, 30.0]))
+def test_eigen_cam_follows_channels_without_influence(seed: int, factor: float) -> None:
+    """Gradients do not enter, the target only chooses the sign: a stated limit."""
+    seen = synthetic(seed)
+    model = SegmentationModel(Itself(), classes=["roof"])
+    plain = raw("eigen_cam", seen, "layer", model).values
+    blind = raw("eigen_cam", rebuilt(seen, lambda A, D: (A, D * 0)), "layer", model).values
+    assert lively(plain)
+    assert torch.equal(plain, blind)
+    loud = raw("eigen_cam", rebuilt(seen, lambda A, D: (A * factor, D)), "layer", model).values
+    assert distance(factor * plain, loud) < 1e-9
+
+
+@settings(max_examples=15)
+@given(SEEDS)
+def test_eigen_direction_is_the_singular_vector(seed: int) -> None:
+    seen = synthetic(seed)
+    rows = seen.activations["layer"][0].flatten(1).T
+    _, _, vectors = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
+    expected = ((rows - rows.mean(dim=0)) @ vectors[0]).view(6, 6)
+    got = raw("eigen_cam", seen, "layer", SegmentationModel(Itself(), classes=["roof"])).values[0]
+    assert lively(got)
+    assert min(distance(expected, got), distance(expected, -got)) < 1e-9
+
+
+# --- nothing is left behind ---------------------------------------------------------------------
+def run(method: str, model: SegmentationModel, images: Tensor, target: Any = STRICT) -> RawMap:
+    seen = capture(
+        model, images, target, LAYERS, toy_truth(3), baseline=model.neutral.expand_as(images)
+    )
+    return raw(method, seen, LAYERS[0], model)
+
+
+@pytest.mark.parametrize("method", FIVE)
+def test_the_model_is_untouched(method: str) -> None:
+    model, images = toy_model(3), toy_images(3)
+    unsettle(model)
+    before = facts(model, images)
+    result = run(method, model, images)
+    assert facts(model, images) == before
+    assert lively(result.values)
+    assert not result.values.requires_grad
+
+
+@pytest.mark.parametrize("method", FIVE)
+def test_the_mode_of_the_model_does_not_matter(method: str) -> None:
+    """Dropout and batch statistics are off whatever mode the model was left in."""
+    images = toy_images(3)
+    calm = run(method, toy_model(3), images).values
+    busy = toy_model(3)
+    unsettle(busy)
+    assert lively(calm)
+    assert torch.equal(run(method, busy, images).values, calm)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, IndexError, KeyboardInterrupt])
+@pytest.mark.parametrize("method", FIVE)
+@pytest.mark.parametrize("place", ["network", "target", "score"])
+def test_the_model_is_untouched_after(place: str, method: str, error: type[BaseException]) -> None:
+    model, images = toy_model(3), toy_images(3)
+    unsettle(model)
+    failing = Fails(error)
+    target = failing.target(place, STRICT) if place != "network" else STRICT
+    # Score-CAM is stopped in the middle of its forwards, the others in their only one
+    after = {"network": 2 if method == "score_cam" else 0}.get(place)
+    with failing.network(model, after):
+        before = facts(model, images)
+        with pytest.raises(error, match="on purpose"):
+            run(method, model, images, target)
+        assert facts(model, images) == before
+    assert failing.raised == 1
+
+
+def test_method_names_are_these() -> None:
+    assert tuple(METHODS) == FIVE
+    assert tuple(PAPER_METHODS) == FIVE
+    assert isinstance(PAPER_METHODS["grad_cam_pp"], functools.partial)
+
+
+def test_fused_layers_in_paper_are_the_published_mean() -> None:
+    """Each layer min-maxed at its own size, resized, averaged, and min-maxed once more."""
+    generator = torch.Generator().manual_seed(3)
+    maps = [torch.randn(side, side, generator=generator).double() for side in (4, 8)]
+    target = Target("roof", region="truth", preset="paper")
+    parts = [
+        Explanation("grad_cam", f"layer {n}", target, raw, "ok", (16, 16), 1.0)
+        for n, raw in enumerate(maps)
+    ]
+    found = fuse(parts, "mean").heatmap().double().numpy()
+    wanted = reference.heatmap_paper([raw.numpy() for raw in maps], (16, 16))
+    assert wanted.std() > 0.1
+    np.testing.assert_allclose(found, wanted, atol=1e-6)

@@ -1,0 +1,239 @@
+"""One forward, one partial backward: right numbers, and the user's model as it was before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segproof.capture import capture
+from segproof.errors import ModelError, UnknownNameError
+from segproof.model import SegmentationModel
+from segproof.target import Target
+from sideeffects import Fails, facts, unsettle
+from toys import LAYERS, toy_images, toy_model, toy_truth
+
+TARGETS = [
+    Target("roof"),
+    Target("roof", region="truth"),
+    Target("roof", region="truth", space="probability", reduce="sum"),
+    Target("roof", region="truth", space="log_probability"),
+    Target("roof", region="truth", space="margin"),
+    Target("roof", preset="paper"),
+]
+PAPER = TARGETS[-1]
+
+
+def bumped(model: SegmentationModel, path: str, bump: Tensor, images: Tensor) -> Tensor:
+    """Logits when `bump` is added to the output of the layer."""
+    handle = model.net.get_submodule(path).register_forward_hook(lambda m, i, o: o + bump)
+    try:
+        with torch.no_grad():
+            return model(images)  # type: ignore[no-any-return]
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: f"{t.region}-{t.space}-{t.preset}")
+@pytest.mark.parametrize("path", LAYERS)
+def test_gradients_are_finite_differences(target: Target, path: str) -> None:
+    # SiLU: smooth, so that central differences converge
+    model = toy_model(3, act="silu")
+    images, truth = toy_images(3, n=2), toy_truth(3, n=2)
+    seen = capture(model, images, target, [path], truth)
+    D = seen.gradients[path]
+    assert D.std() > 0
+    generator = torch.Generator().manual_seed(5)
+    direction = torch.randn(D.shape, generator=generator, dtype=D.dtype)
+    step = 1e-5
+    above = seen.bound.score(bumped(model, path, step * direction, images))
+    below = seen.bound.score(bumped(model, path, -step * direction, images))
+    slope = (D * direction).sum(dim=(1, 2, 3))
+    assert torch.allclose(slope, (above - below) / (2 * step), rtol=1e-6, atol=1e-9)
+    assert slope.abs().min() > 1e-6
+
+
+def test_target_scalar_by_hand() -> None:
+    """Y of the six kinds of target, from the logits alone."""
+    model = toy_model(3)
+    images, truth = toy_images(3), toy_truth(3)
+    with torch.no_grad():
+        z = model(images)[0]
+    p = z.softmax(dim=0)[1]
+    G, P = truth[0], z.argmax(dim=0) == 1
+    expected = [
+        z[1][P].mean(),
+        z[1][G].mean(),
+        p[G].sum(),
+        p[G].log().mean(),
+        (z[1] - z[0])[G].mean(),
+        (p[G] ** 2).sum(),
+    ]
+    for target, value in zip(TARGETS, expected, strict=True):
+        seen = capture(model, images, target, LAYERS, truth)
+        assert float(seen.bound.score(seen.logits)[0]) == pytest.approx(float(value), abs=1e-12)
+
+
+def test_several_classes_by_hand() -> None:
+    """The margin is to the strongest rival; log-probability and P follow the activation."""
+    classes = ("ground", "roof", "road")
+    images, truth = toy_images(5), toy_truth(5)
+    for activation in ("softmax", "sigmoid"):
+        model = toy_model(5, classes=classes, activation=activation)
+        with torch.no_grad():
+            z = model(images)[0]
+        p = z.softmax(dim=0) if activation == "softmax" else z.sigmoid()
+        P = p.argmax(dim=0) == 1 if activation == "softmax" else p[1] >= 0.5
+        G = truth[0]
+        rival = torch.maximum(z[0], z[2])
+        assert ((rival == z[0]) & G).any()
+        assert ((rival == z[2]) & G).any()
+        margin = Target("roof", region="truth", space="margin")
+        log = Target("roof", region="truth", space="log_probability")
+        for target, value in (
+            (margin, (z[1] - rival)[G].mean()),
+            (log, p[1][G].log().mean()),
+            (Target("roof"), z[1][P].mean()),
+            (PAPER, (p[1][G] ** 2).sum()),
+        ):
+            seen = capture(model, images, target, LAYERS, truth)
+            assert float(seen.bound.score(seen.logits)[0]) == pytest.approx(float(value), abs=1e-12)
+            assert torch.equal(seen.bound.prediction[0], P)
+
+
+def test_paper_weights_are_detached() -> None:
+    """D of the published scalar is p_c G dp_c/dA: half of what an undetached p_c^2 would give."""
+    model = toy_model(3)
+    images, truth = toy_images(3), toy_truth(3)
+    paper = capture(model, images, Target("roof", preset="paper"), LAYERS, truth)
+    found: list[Tensor] = []
+    block = model.net.get_submodule(LAYERS[1])
+
+    def remember(m: nn.Module, i: object, o: Tensor) -> Tensor:
+        found.append(o)
+        return o.clone()
+
+    handle = block.register_forward_hook(remember)
+    z = model(images)
+    handle.remove()
+    square = (z.softmax(dim=1)[0, 1][truth[0]] ** 2).sum()
+    [whole] = torch.autograd.grad(square, found)
+    assert whole.abs().max() > 1e-6
+    assert torch.allclose(paper.gradients[LAYERS[1]], whole / 2, atol=1e-12)
+
+
+def test_activations_are_the_layers_own() -> None:
+    model, images = toy_model(1), toy_images(1, n=2)
+    seen = capture(model, images, Target("roof"), LAYERS)
+    found: dict[str, Tensor] = {}
+    for path in LAYERS:
+
+        def remember(m: nn.Module, i: object, o: Tensor, path: str = path) -> None:
+            found[path] = o.detach().clone()
+
+        model.net.get_submodule(path).register_forward_hook(remember)
+    with torch.no_grad():
+        logits = model(images)
+    assert torch.equal(seen.logits, logits)
+    for path in LAYERS:
+        assert found[path].std() > 0
+        assert torch.equal(seen.activations[path], found[path])
+        assert not seen.activations[path].requires_grad
+
+
+def test_all_layers_at_once_are_one_at_a_time() -> None:
+    model, images = toy_model(2), toy_images(2, n=2)
+    both = capture(model, images, Target("roof"), LAYERS)
+    for path in LAYERS:
+        alone = capture(model, images, Target("roof"), [path])
+        assert both.gradients[path].std() > 0
+        assert torch.equal(both.activations[path], alone.activations[path])
+        assert torch.equal(both.gradients[path], alone.gradients[path])
+
+
+def test_one_channel_network_is_two_logits() -> None:
+    """[0, z] is exactly softmax: p = sigmoid(z), and the gradients are those of z."""
+    model, images = toy_model(4), toy_images(4)
+    seen = capture(model, images, Target("roof"), LAYERS)
+    assert torch.equal(seen.logits[:, 0], torch.zeros_like(seen.logits[:, 0]))
+    torch.testing.assert_close(
+        seen.logits.softmax(dim=1)[:, 1], seen.logits[:, 1].sigmoid(), atol=1e-15, rtol=0
+    )
+
+
+def test_a_layer_without_influence_has_no_gradient() -> None:
+    model = toy_model(0)
+    model.net.register_module("idle", nn.Conv2d(3, 2, 1).double())
+    plain = model.net.forward
+
+    def forward(images: Tensor) -> Tensor:
+        model.net.get_submodule("idle")(images)
+        result: Tensor = plain(images)
+        return result
+
+    model.net.forward = forward
+    seen = capture(model, toy_images(0), Target("roof"), ["idle", LAYERS[0]])
+    assert torch.equal(seen.gradients["idle"], torch.zeros_like(seen.activations["idle"]))
+    assert seen.gradients[LAYERS[0]].std() > 0
+
+
+def test_valid_pixels_bound_the_region() -> None:
+    model, images = toy_model(0), toy_images(0)
+    valid = torch.zeros(1, 16, 16, dtype=torch.bool)
+    valid[:, :9] = True
+    free = capture(model, images, Target("roof"), LAYERS)
+    bound = capture(model, images, Target("roof"), LAYERS, valid=valid).bound
+    assert (free.bound.region & ~valid).any()
+    assert torch.equal(bound.region, free.bound.region & valid)
+    assert float(bound.weights.sum()) == pytest.approx(1)
+    truth = torch.ones(1, 16, 16, dtype=torch.bool)
+    for target in (Target("roof", region="truth"), PAPER):
+        seen = capture(model, images, target, LAYERS, truth, valid=valid).bound
+        assert torch.equal(seen.region, valid)
+        assert not seen.weights[~valid].any()
+
+
+def test_errors_name_what_was_found() -> None:
+    model, images = toy_model(0), toy_images(0)
+    with pytest.raises(UnknownNameError, match=r"decoder\.blocks\.1"):
+        capture(model, images, Target("roof"), ["decoder.blocks.11"])
+    with pytest.raises(UnknownNameError, match="roof"):
+        capture(model, images, Target("rooof"), LAYERS)
+    with pytest.raises(ModelError, match="not finite"):
+        capture(model, images * torch.nan, Target("roof"), LAYERS)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_nothing_is_left_behind(gradients: bool) -> None:
+    model, images = toy_model(0), toy_images(0)
+    unsettle(model)
+    before = facts(model, images)
+    seen = capture(model, images, Target("roof"), LAYERS, gradients=gradients)
+    assert facts(model, images) == before
+    assert bool(seen.gradients) == gradients
+
+
+@pytest.mark.parametrize("error", [RuntimeError, IndexError, KeyboardInterrupt])
+@pytest.mark.parametrize("place", ["network", "target", "score"])
+def test_nothing_is_left_behind_after(error: type[BaseException], place: str) -> None:
+    model, images = toy_model(0), toy_images(0)
+    unsettle(model)
+    failing = Fails(error)
+    target = failing.target(place, Target("roof")) if place != "network" else Target("roof")
+    with failing.network(model, after=0 if place == "network" else None):
+        before = facts(model, images)
+        with pytest.raises(error):
+            capture(model, images, target, LAYERS)
+        assert facts(model, images) == before
+    assert failing.raised == 1
+
+
+def test_an_in_place_step_behind_the_layer_changes_nothing() -> None:
+    """The normalisation's output is overwritten by a ReLU: what is kept is what it returned."""
+    model, images, path = toy_model(2), toy_images(2), "decoder.blocks.1.norm"
+    seen = capture(model, images, Target("roof"), [path])
+    A, D = seen.activations[path], seen.gradients[path]
+    assert (A < 0).any()
+    # behind the ReLU there is no slope where A is negative
+    assert not D[A < 0].any()
+    assert D[A > 0].any()

@@ -1,0 +1,236 @@
+"""The command line as scripts use it: names, files, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segproof import cli
+from segproof.model import demo_model_spec
+from segproof.scenes import write_scenes
+
+MODEL = demo_model_spec()
+Run = Callable[..., tuple[int, str, str]]
+SHORT = "--methods grad_cam --layers decoder:1,decoder:2 --thresholds 0.3 --areas 0.1 --seed 1"
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "data"
+    write_scenes(folder, 3, seed=2, size=96)
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = cli.main([str(item) for item in arguments])
+        found = capsys.readouterr()
+        return code, found.out, " ".join(found.err.split())
+
+    return call
+
+
+def study(data: Path, out: Path, *more: str) -> list[str]:
+    base = ["study", "--model", MODEL, "--data", str(data), "--class", "building"]
+    return [*base, *SHORT.split(), "--out", str(out), *more]
+
+
+def picture(tiles: Path, index: int = 0) -> tuple[Path, Path]:
+    images = sorted((tiles / "image").iterdir())
+    return images[index], tiles / "label" / images[index].name
+
+
+def test_layers_prints_the_table(run: Run) -> None:
+    code, out, _ = run("layers", "--model", MODEL, "--size", 256)
+    assert code == 0
+    line = next(line.split() for line in out.splitlines() if line.strip().startswith("decoder:1 "))
+    assert line == ["decoder:1", "decoder.blocks.0", "16", "64", "16", "x", "16"]
+    assert "stride (px)" in out
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "score_cam"])
+def test_explain_writes_its_three_files(run: Run, tiles: Path, tmp_path: Path, method: str) -> None:
+    image, mask = picture(tiles)
+    code, _, _ = run(
+        "explain", "--model", MODEL, "--class", "building", "--method", method,
+        "--layer", "decoder:2", "--region", "truth", "--mask", mask, image, "--out", tmp_path / "e",
+    )  # fmt: skip
+    assert code == 0
+    names = {path.name for path in (tmp_path / "e").iterdir()}
+    assert names == {f"{image.stem}.npy", f"{image.stem}.png", "explanations.json"}
+    heatmap = np.load(tmp_path / "e" / f"{image.stem}.npy")
+    assert heatmap.dtype == np.float32
+    assert heatmap.shape == (96, 96)
+    assert heatmap.min() >= 0
+    assert heatmap.max() == 1
+    [record] = json.loads((tmp_path / "e" / "explanations.json").read_text())
+    assert record["status"] == "ok"
+    assert np.isfinite(record["target_value"])
+    assert (record["effective_channels"] is not None) == (method == "score_cam")
+    with Image.open(tmp_path / "e" / f"{image.stem}.png") as shown:
+        assert shown.size[0] > 600
+
+
+def test_explain_says_where_there_is_nothing_to_explain(
+    run: Run, tiles: Path, tmp_path: Path
+) -> None:
+    images = sorted((tiles / "image").iterdir())
+    mask = picture(tiles, 1)[1]
+    code, _, err = run(
+        "explain", "--model", MODEL, "--class", "building", "--region", "truth",
+        "--mask", mask, images[1], "--out", tmp_path / "e",
+    )  # fmt: skip
+    assert code == 0
+    assert "no_target" in err
+    assert not np.load(tmp_path / "e" / f"{images[1].stem}.npy").any()
+
+
+def test_study_report_and_toml(run: Run, tiles: Path, tmp_path: Path) -> None:
+    code, out, _ = run(*study(tiles, tmp_path / "a"))
+    assert code == 0
+    for title in ("Task 1", "Task 2", "Task 3", "report: "):
+        assert title in out
+    files = {path.name for path in (tmp_path / "a").iterdir()}
+    assert {"results.parquet", "results.csv", "manifest.json", "report.html"} <= files
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "Task 3" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+    (tmp_path / "study.toml").write_text(
+        f'model = "{MODEL}"\ndata = "{tiles}"\nclass = "building"\nmethods = ["grad_cam"]\n'
+        'layers = "decoder:1,decoder:2"\nthresholds = "0.3"\nareas = [0.1]\nseed = 7\n'
+    )
+    code, _, _ = run("study", tmp_path / "study.toml", "--seed", 1, "--out", tmp_path / "b")
+    assert code == 0
+    assert (tmp_path / "b" / "results.csv").read_bytes() == (
+        tmp_path / "a" / "results.csv"
+    ).read_bytes()
+
+    (tmp_path / "a" / "report.html").unlink()
+    code, again, _ = run("report", tmp_path / "a")
+    assert code == 0
+    assert (tmp_path / "a" / "report.html").read_text() == page
+    assert "Task 2" in again
+
+
+def test_failed_tiles_change_the_exit_code(run: Run, tmp_path: Path) -> None:
+    _, second, _ = write_scenes(tmp_path / "data", 3, seed=2, size=96)
+    second.write_bytes(second.read_bytes()[:300])
+    code, out, _ = run(*study(tmp_path / "data", tmp_path / "run"))
+    assert code == cli.SOME_FAILED
+    assert "1 failed" in out
+    assert "damaged file" in out
+
+
+def test_train_then_layers(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run(
+        "train", "--scenes", 5, "--out", tmp_path / "net", "--encoder", "tu-mobilenetv3_small_050",
+        "--decoder-channels", "16,8,8,8,8", "--steps", 2, "--batch", 2, "--crop", 64,
+    )  # fmt: skip
+    assert code == 0
+    assert "held-out IoU" in out
+    assert run("layers", "--model", f"smp:{tmp_path / 'net'}", "--size", 64)[0] == 0
+
+
+def test_demo_is_the_main_job(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("demo", "--out", tmp_path / "demo", "--tiles", 2)
+    assert code == 0
+    assert (tmp_path / "demo" / "run" / "report.html").is_file()
+    assert "report: " in out
+
+
+WRONG = [
+    (["layers", "--model", "smp:/nowhere"], "config.json"),
+    (["layers", "--model", "zip:/nowhere"], "smp:DIR"),
+    (["lairs"], "layers"),
+    (["study", "--out", "OUT"], "class"),
+    (["STUDY", "--class", "bilding"], "did you mean building"),
+    (["STUDY", "--methods", "gradcam"], "did you mean grad_cam"),
+    (["STUDY", "--layers", "decoder:1,decodr:2"], "did you mean decoder:2"),
+    (["STUDY", "--thresholds", "0.1,1.5"], "between 0 and 1"),
+    (["STUDY", "--thresholds", "0.1,high"], "numbers, a,b,c"),
+    (["STUDY", "--preset", "papers"], "did you mean paper"),
+    (["STUDY", "--data", "/nowhere"], "no folder /nowhere"),
+    (["STUDY", "--limits", "3"], "--limit"),
+    (["EXPLAIN", "--method", "grad-cam"], "did you mean grad_cam"),
+    (["EXPLAIN", "--layer", "decoder:7"], "did you mean decoder:"),
+    (["EXPLAIN", "--mask", "/nowhere.png", "--region", "truth"], "no file /nowhere.png"),
+    (["EXPLAIN", "--region", "truth"], "no truth mask"),
+    (["EXPLAIN", "/nowhere.png"], "no file /nowhere.png"),
+    (["EXPLAIN", "SMALL_MASK"], "the size of"),
+    (["report", "/nowhere"], "no run.db"),
+    (["train", "--out", "OUT"], "no tiles"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=lambda item: str(item)[:60])
+def test_wrong_input_is_a_message_and_nothing_else(
+    run: Run, tiles: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    image, _ = picture(tiles)
+    Image.fromarray(np.zeros((64, 64), dtype=np.uint8)).save(tmp_path / "small.png")
+    base = {
+        "STUDY": study(tiles, out),
+        "EXPLAIN": [
+            *("explain", "--model", MODEL, "--class", "building", "--out", str(out), str(image)),
+        ],
+        "SMALL_MASK": ["--mask", str(tmp_path / "small.png"), "--region", "truth"],
+        "OUT": [str(out)],
+    }
+    given: list[str] = []
+    for argument in arguments:
+        # a flag given twice: the later one wins in the parser's eyes only if the first is removed
+        if argument.startswith("--") and argument in given:
+            place = given.index(argument)
+            del given[place : place + 2]
+        given += base.get(argument, [argument])
+    code, stdout, err = run(*given)
+    assert code == cli.WRONG_INPUT, (stdout, err)
+    assert message in err
+    assert "Traceback" not in err
+    assert not out.exists()
+
+
+def test_another_study_in_the_folder(run: Run, tiles: Path, tmp_path: Path) -> None:
+    short = ["--limit", "1", "--controls", "none"]
+    assert run(*study(tiles, tmp_path / "run", *short))[0] == 0
+    code, _, err = run(*study(tiles, tmp_path / "run", *short, "--batch", "2"))
+    assert code == cli.WRONG_INPUT
+    assert "found another study" in err
+    assert "batch = 4" in err
+
+
+def test_ctrl_c_finishes_the_tile(run: Run, tiles: Path, tmp_path: Path) -> None:
+    """A real process, really interrupted."""
+    arguments = study(tiles, tmp_path / "run")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "segproof.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "forwards a tile" in line:  # the plan is made, the first tile begins
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode in (cli.INTERRUPTED, 0), err
+    assert "Traceback" not in err
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "2 ok, 1 skipped, 0 failed" in out

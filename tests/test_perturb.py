@@ -1,0 +1,279 @@
+"""Regions and perturbed pictures: exact, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import reference
+from segproof.errors import SegproofError, UnknownNameError
+from segproof.perturb import (
+    FILLS,
+    STRATEGIES,
+    Clean,
+    binarise,
+    dilate,
+    keep_mask,
+    make_fill,
+    perturb,
+    random_blobs,
+    rank_pixels,
+    seeded,
+)
+from toys import toy_images, toy_model, toy_truth
+
+SEEDS = st.integers(0, 10_000)
+LEVELS = st.floats(0.01, 0.99)
+
+
+def heat(seed: int, side: int = 12, steps: int = 0) -> Tensor:
+    """A random heatmap [side, side] in [0, 1]; with `steps`, of few values and many ties."""
+    drawn = torch.rand(side, side, generator=torch.Generator().manual_seed(seed))
+    return (drawn * steps).round() / steps if steps else drawn
+
+
+def some(seed: int, side: int = 12) -> Tensor:
+    """A random bool mask, neither full nor empty."""
+    mask = torch.rand(side, side, generator=torch.Generator().manual_seed(seed)) > 0.4
+    mask[0, 0], mask[0, 1] = True, False
+    return mask
+
+
+def clean(seed: int, side: int = 16) -> Clean:
+    truth = toy_truth(seed, side=side)[0]
+    return Clean(
+        image=toy_images(seed, side=side)[0].float(),
+        neutral=torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1),
+        background=~truth,
+        valid=torch.ones(side, side, dtype=torch.bool),
+        generator=seeded("test", seed),
+    )
+
+
+# --- binarise -----------------------------------------------------------------------------------
+def test_threshold_is_strict() -> None:
+    S = torch.tensor([[0.25, 0.5], [0.75, 1.0]])
+    assert torch.equal(binarise(S, threshold=0.5), torch.tensor([[False, False], [True, True]]))
+    valid = torch.tensor([[True, True], [True, False]])
+    expected = torch.tensor([[False, False], [True, False]])
+    assert torch.equal(binarise(S, threshold=0.5, valid=valid), expected)
+
+
+def test_area_takes_the_highest_first() -> None:
+    S = torch.tensor([[0.1, 0.9], [0.4, 0.8]])
+    assert torch.equal(binarise(S, area=0.25), torch.tensor([[False, True], [False, False]]))
+    assert torch.equal(binarise(S, area=0.5), torch.tensor([[False, True], [False, True]]))
+    valid = torch.tensor([[True, False], [True, True]])
+    # round(0.5 * 3) = 2, the invalid 0.9 is never taken
+    assert torch.equal(
+        binarise(S, area=0.5, valid=valid), torch.tensor([[False, False], [True, True]])
+    )
+
+
+@settings(max_examples=60)
+@given(SEEDS, LEVELS, st.sampled_from([0, 1, 3]), st.booleans())
+def test_area_has_exactly_round_qv_pixels(seed: int, q: float, steps: int, masked: bool) -> None:
+    S = heat(seed, steps=steps)
+    valid = some(seed) if masked else torch.ones_like(S, dtype=torch.bool)
+    B = binarise(S, area=q, valid=valid, seed=seed)
+    assert int(B.sum()) == reference.area_count(q, valid.numpy())
+    assert not (B & ~valid).any()
+    inside, outside = S[B], S[valid & ~B]
+    if inside.numel() and outside.numel():
+        assert inside.min() >= outside.max()
+
+
+@settings(max_examples=30)
+@given(SEEDS, LEVELS, LEVELS, st.sampled_from(["threshold", "area"]))
+def test_regions_are_nested(seed: int, one: float, other: float, way: str) -> None:
+    S = heat(seed, steps=4 if seed % 2 else 0)
+    low, high = sorted((one, other))
+    if way == "threshold":
+        small, large = binarise(S, threshold=high), binarise(S, threshold=low)
+        V = np.ones(S.shape, dtype=np.bool_)
+        expected = reference.binarise_threshold(S.double().numpy(), high, V)
+        assert np.array_equal(small.numpy(), expected)
+    else:
+        small, large = binarise(S, area=low), binarise(S, area=high)
+    assert not (small & ~large).any()
+
+
+def test_ties_depend_on_the_seed_alone() -> None:
+    S = torch.ones(10, 10)
+    first = binarise(S, area=0.3, seed=1)
+    assert torch.equal(first, binarise(S, area=0.3, seed=1))
+    assert not torch.equal(first, binarise(S, area=0.3, seed=2))
+    # a flat map's region is scattered, not the first 30 pixels
+    assert first.flatten()[30:].any()
+
+
+def test_ranks_made_once_give_the_same_regions() -> None:
+    S, valid = heat(3, steps=5), some(3)
+    ranks = rank_pixels(S, valid, seeded("ties", 7))
+    assert sorted(ranks.flatten().tolist()) == list(range(S.numel()))
+    for q in (0.05, 0.3, 0.77):
+        fresh = binarise(S, area=q, valid=valid, seed=7)
+        assert fresh.any()
+        assert torch.equal(fresh, binarise(S, area=q, valid=valid, ranks=ranks))
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("way", ["threshold", "area"])
+def test_levels_outside_are_refused(way: str, level: float) -> None:
+    with pytest.raises(SegproofError, match="between 0 and 1"):
+        binarise(
+            heat(0),
+            threshold=level if way == "threshold" else None,
+            area=None if way == "threshold" else level,
+        )
+
+
+def test_exactly_one_way() -> None:
+    with pytest.raises(SegproofError, match="0 ways"):
+        binarise(heat(0))
+    with pytest.raises(SegproofError, match="2 ways"):
+        binarise(heat(0), threshold=0.5, area=0.5)
+
+
+# --- strategies ---------------------------------------------------------------------------------
+@settings(max_examples=20)
+@given(SEEDS, st.sampled_from(sorted(STRATEGIES)))
+def test_strategies_are_the_formulas(seed: int, strategy: str) -> None:
+    x, b = toy_images(seed, side=12)[0], toy_images(seed + 1, side=12)[0]
+    B, R = some(seed), some(seed + 1)
+    shown = perturb(x[None], keep_mask(strategy, B[None], R[None]), b)[0]
+    expected = reference.shown(strategy, B.numpy(), R.numpy(), x.numpy(), b.numpy())
+    assert np.array_equal(shown.numpy(), expected)
+    assert not torch.equal(shown, x)
+    assert not torch.equal(shown, b)
+
+
+def test_strategy_names_are_these() -> None:
+    assert list(STRATEGIES) == ["background_only", "highlighted_only", "highlighted_and_target"]
+    with pytest.raises(UnknownNameError, match="highlighted_only"):
+        keep_mask("highlight_only", some(0), some(1))
+
+
+@settings(max_examples=15)
+@given(SEEDS, st.sampled_from(sorted(FILLS)))
+def test_ends_and_complements_are_bitwise(seed: int, name: str) -> None:
+    """M1(nothing) = M2(everything) = f(x); M1(B) = M2(not B); M3 with B = nothing is Keep(R)."""
+    model = toy_model(seed % 7).float()
+    facts = clean(seed)
+    x, fill = facts.image[None], make_fill(name, facts)
+    nothing = torch.zeros(1, 16, 16, dtype=torch.bool)
+    B, R = some(seed, 16)[None], toy_truth(seed)
+
+    def seen(strategy: str, region: Tensor) -> Tensor:
+        with torch.no_grad():
+            return model(fill(x, keep_mask(strategy, region, R)))  # type: ignore[no-any-return]
+
+    with torch.no_grad():
+        original = model(x)
+        assert torch.equal(seen("background_only", nothing), original)
+        assert torch.equal(seen("highlighted_only", ~nothing), original)
+        assert torch.equal(seen("background_only", B), seen("highlighted_only", ~B))
+        assert torch.equal(seen("highlighted_and_target", nothing), model(fill(x, R)))
+        assert not torch.equal(seen("background_only", B), original)
+        assert not torch.equal(seen("highlighted_only", B), seen("background_only", B))
+
+
+@settings(max_examples=20)
+@given(SEEDS, st.sampled_from([float("nan"), float("inf"), 1e30]))
+def test_removed_pixels_cannot_leak(seed: int, poison: float) -> None:
+    x, b, keep = toy_images(seed, side=12), toy_images(seed + 1, side=12)[0], some(seed)[None]
+    bad = torch.where(keep[:, None], x, poison)
+    shown = perturb(bad, keep, b)
+    assert torch.equal(shown, perturb(x, keep, b))
+    # and what is not used of the baseline stays out as well
+    hurt = torch.where(keep, torch.nan, b)
+    assert torch.equal(perturb(x, keep, hurt), shown)
+    assert torch.equal(shown[:, :, keep[0]], x[:, :, keep[0]])
+    assert torch.equal(shown[0][:, ~keep[0]], b[:, ~keep[0]])
+
+
+# --- fills --------------------------------------------------------------------------------------
+def test_fills_by_hand() -> None:
+    facts = clean(4)
+    nothing = torch.zeros(1, 16, 16, dtype=torch.bool)
+    x = facts.image
+
+    def baseline(name: str, of: Clean = facts) -> Tensor:
+        return make_fill(name, of)(x[None], nothing)[0]
+
+    assert torch.equal(baseline("neutral"), facts.neutral.expand_as(x))
+    assert torch.equal(baseline("black"), torch.zeros_like(x))
+    valid = torch.zeros_like(facts.valid)
+    valid[:5] = True
+    part = Clean(x, facts.neutral, facts.background, valid, facts.generator)
+    for band in range(3):
+        expected = x[band, :5].mean().expand(16, 16)
+        torch.testing.assert_close(baseline("image_mean", part)[band], expected)
+    noise = baseline("noise", clean(4))
+    assert noise.min() >= 0
+    assert noise.max() <= 1
+    assert 0.2 < noise.std() < 0.4
+    assert torch.equal(noise, baseline("noise", clean(4)))
+
+
+def test_neutral_normalises_to_zero() -> None:
+    model = toy_model(0)
+    x = toy_images(0)
+    with torch.no_grad():
+        shown = model(model.neutral.expand_as(x[0])[None])
+        assert torch.equal(shown, torch.cat([0 * shown[:, :1], model.net(torch.zeros_like(x))], 1))
+
+
+def test_background_texture_has_the_backgrounds_statistics() -> None:
+    facts = clean(5, side=64)
+    nothing = torch.zeros(1, 64, 64, dtype=torch.bool)
+    made = make_fill("background_texture", facts)(facts.image[None], nothing)[0]
+    source = facts.image[:, facts.background]
+    torch.testing.assert_close(made.mean(dim=(1, 2)), source.mean(dim=1), atol=0.02, rtol=0)
+    torch.testing.assert_close(made.std(dim=(1, 2)), source.std(dim=1), atol=0.03, rtol=0)
+    # pixels of the target give nothing to it
+    poisoned = torch.where(facts.background, facts.image, facts.image.mean())
+    other = clean(5, side=64)
+    again = Clean(poisoned, other.neutral, other.background, other.valid, other.generator)
+    assert torch.equal(make_fill("background_texture", again)(facts.image[None], nothing)[0], made)
+
+
+@pytest.mark.parametrize("name", sorted(FILLS))
+def test_fills_repeat_and_leave_global_state(name: str) -> None:
+    nothing = torch.zeros(1, 16, 16, dtype=torch.bool)
+    facts, again = clean(6), clean(6)
+    untouched, state = facts.image.clone(), torch.get_rng_state()
+    first = make_fill(name, facts)(facts.image[None], nothing)
+    assert torch.equal(first, make_fill(name, again)(again.image[None], nothing))
+    assert torch.equal(facts.image, untouched)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.isfinite(first).all()
+
+
+def test_unknown_fill_names_near_ones() -> None:
+    with pytest.raises(UnknownNameError, match="neutral"):
+        make_fill("neutrel", clean(0))
+
+
+# --- helpers ------------------------------------------------------------------------------------
+def test_dilate_by_hand() -> None:
+    mask = torch.zeros(5, 7, dtype=torch.bool)
+    mask[2, 3] = True
+    grown = dilate(mask, 1)
+    expected = torch.zeros_like(mask)
+    expected[1:4, 2:5] = True
+    assert torch.equal(grown, expected)
+    assert torch.equal(dilate(mask, 0), mask)
+
+
+def test_random_blobs_are_smooth_and_seeded() -> None:
+    one = random_blobs((48, 48), seeded("blob", 0))
+    assert torch.equal(one, random_blobs((48, 48), seeded("blob", 0)))
+    assert not torch.equal(one, random_blobs((48, 48), seeded("blob", 1)))
+    assert (float(one.min()), float(one.max())) == (0, 1)
+    # sigma = 2 px: neighbours correlate by exp(-1/16), so differ by 0.28 deviations
+    assert 0.2 * one.std() < one.diff(dim=0).abs().mean() < 0.4 * one.std()

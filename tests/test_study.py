@@ -1,0 +1,472 @@
+"""The study: rows against the literal formulas, resume, refusal, faults of single tiles."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import reference
+from segproof import (
+    FolderDataset,
+    Results,
+    Sample,
+    SegmentationModel,
+    Study,
+    StudyError,
+    Target,
+    UnknownNameError,
+    explain,
+    load_model,
+    probabilities,
+)
+from segproof.explain import clean_of, explain_all
+from segproof.model import demo_model_spec
+from segproof.perturb import FILLS, make_fill
+from segproof.results import COLUMNS
+from segproof.scenes import write_scenes
+from segproof.study import RANDOM_SEEDS, edges, study_tile
+
+REQUIRED = [
+    *("sample", "method", "layer", "binarisation", "level", "strategy", "reference", "fill"),
+    *("area", "coverage", "confidence", "entropy", "kept", "certainty", "iou", "iou_delta"),
+    "status",
+]
+SMALL: dict[str, Any] = {
+    "model": demo_model_spec(),
+    "class": "building",
+    "methods": ("grad_cam", "eigen_cam"),
+    "layers": ("decoder:1", "decoder:2"),
+    "thresholds": (0.3,),
+    "areas": (0.1, 0.2),
+}
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three generated tiles of 96 px; the second has no building."""
+    folder = tmp_path_factory.mktemp("tiles") / "data"
+    write_scenes(folder, 3, seed=2, size=96)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def network() -> SegmentationModel:
+    return load_model(demo_model_spec())
+
+
+@pytest.fixture(scope="session")
+def strict(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return Study.of(data=str(tiles), **SMALL).run(tmp_path_factory.mktemp("strict") / "run")
+
+
+@pytest.fixture(scope="session")
+def paper(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    settings = SMALL | {"preset": "paper", "methods": ("grad_cam_pp", "score_cam")}
+    settings |= {"layers": ("decoder:2",)}
+    return Study.of(data=str(tiles), **settings).run(tmp_path_factory.mktemp("paper") / "run")
+
+
+def test_columns_are_the_promised_ones(strict: Results) -> None:
+    assert list(strict.rows.columns)[: len(REQUIRED)] == REQUIRED
+    assert list(strict.rows.columns) == list(COLUMNS)
+    exported = pd.read_parquet(strict.folder / "results.parquet")
+    pd.testing.assert_frame_equal(exported.astype(strict.rows.dtypes), strict.rows)
+
+
+@pytest.mark.parametrize("run", ["strict", "paper"])
+def test_rows_are_the_literal_formulas(
+    run: str, request: pytest.FixtureRequest, tiles: Path, network: SegmentationModel
+) -> None:
+    """Every row of a method, recomputed from the picture by the slow float64 reference."""
+    results: Results = request.getfixturevalue(run)
+    sample = FolderDataset(tiles)[0]
+    image, truth = sample["image"], sample["mask"] == 1
+    preset = results.preset
+    target = Target("building", region="truth", preset=preset)
+    fills = results.manifest["fills"]
+    rows = results.rows
+    rows = rows[(rows["sample"] == sample["id"]) & ~rows["method"].str.startswith("control:")]
+    checked = 0
+    every = np.ones(truth.shape, dtype=bool)
+    before = _probability(network, image.numpy())
+    baselines = {
+        fill: _baseline(network, image, truth, target, fill, sample["id"]) for fill in fills
+    }
+    for (method, layer), part in rows.groupby(["method", "layer"]):
+        how: dict[str, Any] = {"method": method, "layer": layer}
+        made = explain(network, image, target=target, truth=truth, **how)
+        heat = made.heatmap().double().numpy()
+        assert made.status == "ok"
+        lines: list[Any] = list(part.itertuples())
+        for row in lines:
+            if row.binarisation == "threshold":
+                region = reference.binarise_threshold(heat, row.level, every)
+            else:
+                region = made.region(area=row.level).numpy()
+                inside, outside = heat[region].min(), heat[~region].max()
+                assert region.sum() == reference.area_count(row.level, every)
+                assert inside >= outside
+                if inside == outside:
+                    continue  # ties at the edge are broken by the study's own seed
+            x = reference.shown(
+                row.strategy, region, truth.numpy(), image.numpy(), baselines[row.fill]
+            )
+            p = _probability(network, x)
+            expected = {
+                "area": region.mean(),
+                "coverage": (region & truth.numpy()).sum() / truth.numpy().sum(),
+                "confidence": reference.confidence(p, 1, truth.numpy()),
+                "kept": reference.kept(p, 1, truth.numpy(), "softmax"),
+                "certainty": reference.certainty(p, 1, truth.numpy(), "softmax"),
+                "iou": reference.iou(reference.decided(p, 1, "softmax"), truth.numpy(), every),
+                "entropy": reference.entropy_paper(p, 1, truth.numpy())
+                if preset == "paper"
+                else reference.entropy(p, 1, truth.numpy(), "softmax"),
+                "iou_delta": reference.iou_delta(p, before, 1, truth.numpy(), every, "softmax"),
+            }
+            for column, value in expected.items():
+                # a pixel at p = 0.5 may flip between batch sizes: one pixel of R is 1e-3
+                loose = 3e-3 if column in ("kept", "certainty", "iou", "iou_delta") else 2e-5
+                assert getattr(row, column) == pytest.approx(value, abs=loose), (column, row)
+            checked += 1
+    assert checked >= 12
+
+
+def _probability(network: SegmentationModel, image: Any) -> Any:
+    with torch.inference_mode():
+        logits = network(torch.as_tensor(np.asarray(image), dtype=torch.float32)[None])
+    return probabilities(logits, "softmax")[0].double().numpy()
+
+
+def _seen(
+    network: SegmentationModel, image: torch.Tensor, truth: torch.Tensor, target: Target
+) -> Any:
+    from segproof.capture import capture
+
+    return capture(network, image[None], target, [], truth[None], gradients=False)
+
+
+def _baseline(
+    network: SegmentationModel,
+    image: torch.Tensor,
+    truth: torch.Tensor,
+    target: Target,
+    fill: str,
+    name: str,
+) -> Any:
+    clean = clean_of(_seen(network, image, truth, target), network, truth, seed=(0, name, fill))
+    nothing = torch.zeros(1, *truth.shape, dtype=torch.bool)
+    return make_fill(fill, clean)(image[None], nothing)[0].double().numpy()
+
+
+def test_plan_counts_what_is_shown(strict: Results, tiles: Path) -> None:
+    plan = Study.of(data=str(tiles), **SMALL).plan()
+    ok = strict.tiles[strict.tiles["status"] == "ok"]
+    assert len(ok) == 2
+    # without Score-CAM the bound is exact but for flat maps, which are not shown
+    flat = (
+        strict.rows.assign(flat=strict.rows["status"] == "all_zero").groupby("sample")["flat"].sum()
+    )
+    spent = ok.set_index("sample")["forwards"] + flat
+    assert (spent == plan.forwards_per_tile).all()
+    assert len(strict.rows) == 2 * plan.shown_per_tile
+    assert plan.forwards == 3 * plan.forwards_per_tile
+
+
+def test_controls_are_rows(strict: Results) -> None:
+    rows = strict.rows
+    counts = rows.groupby("method").size()
+    fills = strict.manifest["fills"]
+    assert len(fills) == 2
+    assert counts["control:original"] == 2
+    assert counts["control:target_removed"] == 2 * len(FILLS)
+    assert counts["control:empty"] == counts["control:target_only"] == 2 * len(fills)
+    assert counts["control:random"] == 2 * RANDOM_SEEDS * 2 * 3 * len(fills)
+    assert counts["control:p_c"] == 2 * 3 * 3 * len(fills)
+    original = rows[rows["method"] == "control:original"]
+    assert (original["iou_delta"] == 0).all()
+    assert (original["iou_prediction"] == 1).all()
+    matched = rows[(rows["binarisation"] == "area") & (rows["level"] == 0.1)]
+    matched = matched[matched["status"] == "ok"]
+    assert matched["area"].unique().tolist() == [round(0.1 * 96 * 96) / (96 * 96)]
+
+
+def test_random_blobs_differ_by_seed_and_repeat(strict: Results) -> None:
+    rows = strict.rows[(strict.rows["method"] == "control:random") & (strict.rows["level"] == 0.1)]
+    one = rows[(rows["strategy"] == "highlighted_only") & (rows["fill"] == rows["fill"].iloc[0])]
+    assert one.groupby("sample")["confidence"].nunique().tolist() == [RANDOM_SEEDS, RANDOM_SEEDS]
+
+
+def test_strict_takes_valid_fills(strict: Results) -> None:
+    validity = strict.manifest["fills_valid"]
+    assert set(validity) == set(FILLS)
+    for fill in strict.manifest["fills"]:
+        assert validity[fill]["valid"] == (validity[fill]["mean_drop"] >= 0.5)
+    passing = [fill for fill in FILLS if validity[fill]["valid"]]
+    assert strict.manifest["fills"][: len(passing)] == passing[:2]
+
+
+def test_skipped_tiles_are_counted_with_their_reason(strict: Results) -> None:
+    assert strict.manifest["tiles"] == {
+        "ok": 2,
+        "skipped": 1,
+        "failed": 0,
+        "reasons": {"no building in the truth": 1},
+    }
+    skipped = strict.tiles[strict.tiles["status"] == "skipped"]["sample"].item()
+    assert not (strict.rows["sample"] == skipped).any()
+
+
+def test_two_runs_a_resumed_one_and_workers_export_the_same_bytes(
+    strict: Results, tiles: Path, tmp_path: Path
+) -> None:
+    study = Study.of(data=str(tiles), **SMALL)
+    wanted = (strict.folder / "results.csv").read_bytes()
+    calls = iter([True, False, False])
+    first = study.run(tmp_path / "resumed", stop=lambda: next(calls))
+    assert len(first.tiles) == 1
+    assert (first.folder / "results.csv").read_bytes() != wanted
+    study.run(tmp_path / "resumed")
+    assert (tmp_path / "resumed" / "results.csv").read_bytes() == wanted
+    context = get_context("spawn")
+    threads = torch.get_num_threads()
+    with ProcessPoolExecutor(
+        2, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+    ) as executor:
+        study.run(tmp_path / "spread", executor=executor)
+    assert (tmp_path / "spread" / "results.csv").read_bytes() == wanted
+
+
+def test_batch_size_changes_nothing_that_matters(
+    strict: Results, tiles: Path, tmp_path: Path
+) -> None:
+    other = Study.of(data=str(tiles), **SMALL, batch=1).run(tmp_path / "run")
+    for column in ("confidence", "entropy", "area"):
+        np.testing.assert_allclose(other.rows[column], strict.rows[column], atol=2e-5)
+
+
+def test_another_study_in_the_folder_is_refused_and_untouched(strict: Results, tiles: Path) -> None:
+    before = {path.name: path.read_bytes() for path in strict.folder.iterdir()}
+    with pytest.raises(StudyError, match=r"thresholds = \[0\.3\].*expected thresholds = \[0\.4\]"):
+        Study.of(data=str(tiles), **(SMALL | {"thresholds": (0.4,)})).run(strict.folder)
+    assert {path.name: path.read_bytes() for path in strict.folder.iterdir()} == before
+
+
+def test_a_foreign_folder_is_refused(tiles: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.doc").write_text("mine")
+    with pytest.raises(StudyError, match="other files"):
+        Study.of(data=str(tiles), **SMALL).run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
+
+
+def test_a_changed_tile_is_noticed(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "data", 1, seed=2, size=96)
+    settings = SMALL | {"controls": (), "layers": ("decoder:1",), "methods": ("grad_cam",)}
+    study = Study.of(data=str(tmp_path / "data"), **settings)
+    study.run(tmp_path / "run")
+    [label] = (tmp_path / "data" / "label").iterdir()
+    Image.fromarray(255 - np.array(Image.open(label))).save(label)
+    with pytest.raises(StudyError, match="changed since it was studied"):
+        study.run(tmp_path / "run")
+
+
+def test_one_bad_tile_fails_with_its_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    first, second, third = write_scenes(folder, 3, seed=2, size=96)
+    second.write_bytes(second.read_bytes()[:200])
+    label = folder / "label" / third.name
+    Image.fromarray(np.array(Image.open(label))[:64]).save(label)
+    settings = SMALL | {"controls": (), "layers": ("decoder:1",), "methods": ("grad_cam",)}
+    results = Study.of(data=str(folder), **settings).run(tmp_path / "run")
+    tiles = results.tiles.set_index("sample")
+    status, reason = tiles["status"].to_dict(), tiles["reason"].to_dict()
+    assert status == {first.stem: "ok", second.stem: "failed", third.stem: "failed"}
+    assert "damaged file" in reason[second.stem]
+    assert "64 x 96" in reason[third.stem]
+
+
+def test_tiny_targets_and_classes_never_predicted_are_skipped(
+    tiles: Path, tmp_path: Path, network: SegmentationModel
+) -> None:
+    class Two:
+        ids = ("tiny", "unseen")
+
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Sample:
+            image = FolderDataset(tiles)[0]["image"]
+            mask = torch.zeros(96, 96, dtype=torch.int64)
+            mask[:4, :4] = 1
+            if index:
+                # ground without a roof, and a truth that claims one
+                image, mask[:40, :40] = FolderDataset(tiles)[1]["image"], 1
+            return Sample(image=image, mask=mask, id=self.ids[index])
+
+    results = Study.of(data="memory", **SMALL).run(tmp_path / "run", model=network, data=Two())
+    assert results.tiles["status"].tolist() == ["skipped", "skipped"]
+    assert results.tiles["reason"].tolist() == [
+        "building smaller than 64 px",
+        "building never predicted",
+    ]
+
+
+def test_a_flat_map_is_a_status_never_a_number(tiles: Path, tmp_path: Path) -> None:
+    """A network whose first decoder block the output does not depend on."""
+    model = load_model(demo_model_spec())
+    with torch.no_grad():
+        weight = model.get_parameter("net.decoder.blocks.1.conv1.0.weight")
+        weight[:, : weight.shape[1] - _skip(model)] = 0
+    settings = SMALL | {"methods": ("grad_cam", "score_cam")}
+    results = Study.of(data=str(tiles), **settings).run(
+        tmp_path / "run", model=model, data=FolderDataset(tiles)
+    )
+    first = results.rows["layer"] == "decoder:1"
+    rows = results.rows[first & (results.rows["method"] == "grad_cam")]
+    assert len(rows)
+    assert set(rows["status"]) == {"all_zero"}
+    measures = ["area", "confidence", "entropy", "kept", "certainty", "iou", "iou_delta"]
+    assert rows[measures].isna().all().all()
+    ok = results.rows[results.rows["layer"] == "decoder:2"]
+    assert (ok["status"] == "ok").any()
+    assert ok.loc[ok["status"] == "ok", measures].notna().all().all()
+
+
+def _skip(model: SegmentationModel) -> int:
+    """Channels of the skip connection that joins the second decoder block."""
+    shapes = {layer.alias: layer.channels for layer in model.layers(96)}
+    joined = int(model.get_parameter("net.decoder.blocks.1.conv1.0.weight").shape[1])
+    return joined - shapes["decoder:1"]
+
+
+def test_non_finite_logits_fail_the_tile(tiles: Path, tmp_path: Path) -> None:
+    model = load_model(demo_model_spec())
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(float("nan"))
+    results = Study.of(data=str(tiles), **(SMALL | {"fills": ("black",)})).run(
+        tmp_path / "run", model=model, data=FolderDataset(tiles)
+    )
+    assert set(results.tiles["status"]) == {"failed"}
+    assert results.tiles["reason"].str.contains("not finite").all()
+
+
+def test_fused_layers_are_further_rows(tiles: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"fuse": ("mean", "product"), "controls": (), "limit": 1}
+    results = Study.of(data=str(tiles), **settings).run(tmp_path / "run")
+    names = set(results.rows["layer"]) - {""}
+    assert names == {"decoder:1", "decoder:2", "fused:mean", "fused:product"}
+
+
+def test_the_original_is_the_clean_prediction(
+    strict: Results, tiles: Path, network: SegmentationModel
+) -> None:
+    sample = FolderDataset(tiles)[0]
+    p = _probability(network, sample["image"].numpy())
+    row = strict.rows.iloc[0]
+    assert row["method"] == "control:original"
+    truth = (sample["mask"] == 1).numpy()
+    assert row["confidence"] == pytest.approx(p[1][truth].mean(), abs=2e-5)
+
+
+def test_study_tile_has_no_side_effects(tiles: Path, network: SegmentationModel) -> None:
+    plan = Study.of(data=str(tiles), **SMALL).plan(network)
+    data = FolderDataset(tiles)
+    weights = network.fingerprint()
+    state = torch.get_rng_state()
+    first, second = (study_tile(plan, network, data, 0) for _ in range(2))
+    assert first.rows == second.rows
+    assert network.fingerprint() == weights
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_sobel_edges_of_a_step() -> None:
+    image = torch.zeros(3, 5, 6)
+    image[..., 3:] = 1
+    found = edges(image)
+    assert torch.equal(found[:, 2:4], torch.ones(5, 2))
+    assert found[:, [0, 1, 4, 5]].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"methods": ("grad_kam",)}, UnknownNameError, "did you mean grad_cam"),
+        ({"layers": ("decoder:9",)}, UnknownNameError, "did you mean decoder:"),
+        ({"class": "bilding"}, UnknownNameError, "did you mean building"),
+        ({"fills": ("balck",)}, UnknownNameError, "did you mean black"),
+        ({"controls": ("randon",)}, UnknownNameError, "did you mean random"),
+        ({"preset": "strickt"}, UnknownNameError, "did you mean strict"),
+        ({"treshold": (0.1,)}, UnknownNameError, "did you mean thresholds"),
+        ({"thresholds": (0.0,)}, StudyError, "between 0 and 1"),
+        ({"areas": (1.2,)}, StudyError, "between 0 and 1"),
+        ({"thresholds": (0.1, 0.1)}, StudyError, "repetition"),
+        ({"thresholds": (), "areas": ()}, StudyError, "at least one level"),
+        ({"methods": ()}, StudyError, "at least one of each"),
+        ({"limit": 0}, StudyError, "limit = 0"),
+        ({"layers": ("decoder:1", "decoder:-5")}, StudyError, "one layer twice"),
+        ({"preset": "paper", "region": "prediction"}, StudyError, "region truth"),
+    ],
+)
+def test_wrong_settings_say_what_to_do(
+    change: dict[str, Any], error: type[Exception], message: str, tiles: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        Study.of(data=str(tiles), **(SMALL | change)).run(tmp_path / "run")
+    text = str(caught.value)
+    assert text.startswith("found ")
+    assert "; expected " in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_explanations_of_a_study_are_those_of_explain(
+    tiles: Path, network: SegmentationModel
+) -> None:
+    sample = FolderDataset(tiles)[0]
+    truth = sample["mask"] == 1
+    target = Target("building", region="truth")
+    made = explain_all(
+        network,
+        sample["image"],
+        methods=["grad_cam", "eigen_cam"],
+        layers=["decoder:1"],
+        target=target,
+        truth=truth,
+    )
+    assert [item.method for item in made] == ["grad_cam", "eigen_cam"]
+    assert all(float(item.heatmap().max()) == 1.0 for item in made)
+
+
+def test_two_real_tiles_from_end_to_end(shared: Path, tmp_path: Path) -> None:
+    """Two crops of WHU test tiles through the trained network, both presets, report included."""
+    for name in ("2_566", "1006"):
+        for part in ("image", "label"):
+            (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+            with Image.open(shared / "whu" / "test" / part / f"{name}.png") as picture:
+                picture.crop((0, 128, 256, 384)).save(tmp_path / "data" / part / f"{name}.png")
+    for preset in ("strict", "paper"):
+        results = Study.of(
+            model=f"smp:{shared / 'models' / 'roofs-unet-lite0'}",
+            data=str(tmp_path / "data"),
+            preset=preset,
+            thresholds=(0.3,),
+            areas=(0.2,),
+            methods=("grad_cam", "eigen_cam"),
+            controls=("p_c",),
+            **{"class": "building"},
+        ).run(tmp_path / preset)
+        assert results.manifest["tiles"]["ok"] == 2
+        assert len(results.sweep())
+        assert len(results.faithfulness())
+        assert len(results.layers())
+        if preset == "strict":
+            validity = results.manifest["fills_valid"]
+            assert validity["background_texture"]["valid"]
+            assert not validity["neutral"]["valid"]
