@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 settings.load_profile("fixed")
 
+# networks and pictures here are small: a second thread gains nothing, and threads of worker
+# processes that share two cores wait for each other
+torch.set_num_threads(1)
+
 
 def pytest_report_header() -> str:
     return f"seed: {SEED}; torch {torch.__version__}, {torch.get_num_threads()} threads"

@@ -167,6 +167,7 @@ WRONG = [
     (["EXPLAIN", "--layer", "decoder:7"], "did you mean decoder:"),
     (["EXPLAIN", "--mask", "/nowhere.png", "--region", "truth"], "no file /nowhere.png"),
     (["EXPLAIN", "--region", "truth"], "no truth mask"),
+    (["EXPLAIN", "--preset", "paper", "--region", "prediction"], "region truth, as published"),
     (["EXPLAIN", "/nowhere.png"], "no file /nowhere.png"),
     (["EXPLAIN", "SMALL_MASK"], "the size of"),
     (["report", "/nowhere"], "no run.db"),
@@ -220,7 +221,7 @@ def test_ctrl_c_finishes_the_tile(run: Run, tiles: Path, tmp_path: Path) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
     )
     assert process.stdout is not None
     for line in process.stdout:

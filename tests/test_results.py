@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from segproof import Results, StudyError
+from segproof import Results, StudyError, UnknownNameError
 from segproof.results import (
     COLUMNS,
     RunStore,
@@ -113,6 +113,21 @@ def test_pictures_come_back() -> None:
     np.testing.assert_array_equal(back["truth"], truth)
     np.testing.assert_array_equal(back["prediction"], ~truth)
     np.testing.assert_allclose(back["heatmaps"]["grad_cam", "decoder:1"], heat, atol=0.5 / 255)
+
+
+def test_means_of_a_column_and_near_names(tmp_path: Path) -> None:
+    with RunStore(tmp_path, IDENTITY) as store:
+        for position, value in enumerate((0.2, 0.4, None)):
+            name = f"t{position}"
+            store.write(TileResult(name, position, "ok", rows=[row(name, value)]))
+    results = Results.load(tmp_path)
+    [line] = results.mean("confidence").to_dict("records")
+    assert line["mean"] == pytest.approx(0.3, abs=1e-12)
+    assert line["n"] == 2
+    with pytest.raises(UnknownNameError, match="did you mean confidence"):
+        results.mean("confidance")
+    with pytest.raises(StudyError, match="goes on where it was cut off"):
+        results.finished()
 
 
 def test_no_run_is_a_message(tmp_path: Path) -> None:

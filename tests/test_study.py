@@ -236,10 +236,9 @@ def test_two_runs_a_resumed_one_and_workers_export_the_same_bytes(
     assert (first.folder / "results.csv").read_bytes() != wanted
     study.run(tmp_path / "resumed")
     assert (tmp_path / "resumed" / "results.csv").read_bytes() == wanted
-    context = get_context("spawn")
-    threads = torch.get_num_threads()
+    context, one = get_context("spawn"), (torch.get_num_threads(),)
     with ProcessPoolExecutor(
-        2, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+        2, mp_context=context, initializer=torch.set_num_threads, initargs=one
     ) as executor:
         study.run(tmp_path / "spread", executor=executor)
     assert (tmp_path / "spread" / "results.csv").read_bytes() == wanted

@@ -66,7 +66,7 @@ app = App(
     ),
     help_format="markdown",
 )
-out = Console(soft_wrap=False)
+out = Console(width=None if sys.stdout.isatty() else 120)  # wide enough for the tables in a log
 err = Console(stderr=True, soft_wrap=True)
 
 ModelFlag = Annotated[
@@ -130,7 +130,13 @@ def explain_command(
     """Explain pictures: STEM.npy (heatmap 0-1, float32), STEM.png, explanations.json."""
     network = _load(model, classes, activation, mean, std)
     region = region or ("truth" if preset == "paper" else "prediction")
-    target = Target(class_, region="truth" if preset == "paper" else region, preset=preset)
+    if preset == "paper" and region != "truth":
+        raise StudyError(
+            f"preset paper with region {region}",
+            "region truth, as published",
+            "use preset strict for other regions",
+        )
+    target = Target(class_, region=region, preset=preset)
     index = network.class_index(class_)
     resolve_method(method, preset)
     _check_images(images, mask, network)
@@ -234,8 +240,7 @@ def report_command(run: Path) -> int:
     Args:
         run: A folder that `segproof study` wrote.
     """
-    results = Results.load(run)
-    _finish(results)
+    _finish(Results.load(run).finished())
     return OK
 
 
@@ -474,9 +479,11 @@ def _print_tables(made: tables.Tables) -> None:
     for name in ("rank", "layer", "method"):
         table.add_column(name)
     for name in ("IoU drop", "95 % interval", "tiles"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("beats random / p_c")
-    for row in _lines(ranking.sort_values(["layer", "mean"], ascending=[True, False])):
+    ranking = ranking.assign(control=ranking["layer"] == "")
+    order = ["control", "layer", "mean"]
+    for row in _lines(ranking.sort_values(order, ascending=[True, True, False])):
         rank = "-" if pd.isna(row.rank) else f"{row.rank:.0f}"
         flags = "" if not row.layer else f"{_flag(row.beats_random)} / {_flag(row.beats_p_c)}"
         table.add_row(
@@ -505,7 +512,7 @@ def _print_layers(made: tables.Tables, sub: str) -> None:
     for name in ("measure", "method", "layers"):
         table.add_column(name)
     for name in ("difference", "95 % interval", "p (Holm)"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("better")
     for row in _lines(frame):
         table.add_row(
@@ -515,7 +522,7 @@ def _print_layers(made: tables.Tables, sub: str) -> None:
             _strike(f"{row.difference:+.3f}", row.struck),
             f"{row.low:+.3f} to {row.high:+.3f}",
             "" if pd.isna(row.p) else f"{row.p:.3f}",
-            escape(row.better) or "not distinguishable",
+            escape(row.better) or "tie",
         )
     out.print(table, "")
 

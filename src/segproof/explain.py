@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from segproof.cam import METHODS, PAPER_METHODS, Method, RawMap
 from segproof.capture import Capture, capture
@@ -66,7 +66,7 @@ def normalise(
     """ReLU, bilinear resize of a raw map [h, w] to `size`, scaling to [0, 1]; and the map's status.
 
     `strict`: divided by its maximum. `paper`: (L - min) / (1e-7 + max of it) before and after
-    resizing.
+    resizing. Towards a smaller size, pixels are averaged.
     """
     resized, status = _resized(raw, size, preset)
     if status == "ok":
@@ -90,12 +90,13 @@ def _resized(raw: Tensor, size: tuple[int, int], preset: Preset) -> tuple[Tensor
     # a map of tiny numbers must survive float32 products: scale first, the result is the same
     elif high < 1e-12 or high > 1e12:
         positive = positive / high
-    # a smaller picture than the map: bilinear points could all miss a peak and leave 0 / 0
-    smaller = size[0] < raw.shape[0] or size[1] < raw.shape[1]
-    resized = interpolate(
-        positive[None, None], size=size, mode="bilinear", align_corners=False, antialias=smaller
-    )[0, 0]
-    return resized, "ok"
+    layered = positive[None, None]
+    if size[0] < raw.shape[0] or size[1] < raw.shape[1]:
+        # on the way to a smaller size bilinear points could all miss a peak and leave 0 / 0
+        less = (min(size[0], raw.shape[0]), min(size[1], raw.shape[1]))
+        layered = adaptive_avg_pool2d(layered, less)
+    resized = interpolate(layered, size=size, mode="bilinear", align_corners=False)
+    return resized[0, 0], "ok"
 
 
 def _min_max(values: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segproof import tables
-from segproof.errors import StudyError
+from segproof.errors import StudyError, UnknownNameError
 from segproof.target import Preset
 
 __all__ = ["COLUMNS", "Results", "RunStore", "TileResult", "write_atomic"]
@@ -204,6 +204,20 @@ class Results:
         manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return cls(folder, manifest)
 
+    def finished(self) -> Self:
+        """These results, if their run came to an end (complete, or stopped by hand).
+
+        Raises:
+            StudyError: the run was cut off or is still going on.
+        """
+        if not self.manifest:
+            raise StudyError(
+                f"no manifest.json in {self.folder}",
+                "a run that ended",
+                "repeat the study with the same settings: it goes on where it was cut off",
+            )
+        return self
+
     @property
     def preset(self) -> Preset:
         """The protocol that made these results: strict or paper."""
@@ -234,6 +248,20 @@ class Results:
         )
         with _reading(self.folder / "run.db") as db:
             return [unpack_picture(name, data) for name, data in db.execute(query, (most,))]
+
+    def mean(self, column: str) -> pd.DataFrame:
+        """Mean and n over tiles of any number column, per method, layer, level, strategy, fill.
+
+        Raises:
+            UnknownNameError: no such column; near matches are named.
+        """
+        numbers = [name for name, kind in COLUMNS.items() if kind == "REAL" and name != "level"]
+        if column not in numbers:
+            raise UnknownNameError.of("column", column, numbers)
+        ok = self.rows[self.rows["status"] == "ok"]
+        grouped = ok.groupby(tables.KEYS, sort=False, dropna=False)
+        summary = grouped[column].agg(["mean", "count"])
+        return summary.rename(columns={"count": "n"}).reset_index()
 
     def sweep(self) -> pd.DataFrame:
         """Task 1: every measure along thresholds and areas; see `tables.sweep`."""

@@ -1,0 +1,72 @@
+"""What the README shows must run: its Python lines as they stand, its commands with real names."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from segproof import Study, cli
+from segproof.model import demo_model_spec, load_model
+from segproof.scenes import write_scenes
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with TILE.png and TILES, and the network in place of `smp:DIR`."""
+    images = write_scenes(tmp_path / "TILES", 1, seed=2, size=96)
+    (tmp_path / "TILE.png").write_bytes(images[0].read_bytes())
+    (tmp_path / "DIR").symlink_to(demo_model_spec().removeprefix("smp:"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_python_lines_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [code] = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
+    assert capsys.readouterr().out.startswith("ok torch.Size([96, 96]) tensor(922)")
+
+
+def test_commands_run(folder: Path) -> None:
+    [commands] = blocks("bash")
+    for line in commands.strip().splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "segproof"
+        if arguments[0] == "study":
+            arguments += shlex.split(
+                "--methods grad_cam --thresholds 0.3 --areas 0.1 --controls none"
+            )
+        assert cli.main(arguments) == 0, line
+    assert (folder / "run" / "report.html").is_file()
+    assert (folder / "explained" / "TILE.png").is_file()
+
+
+def test_the_settings_file_is_one_that_loads() -> None:
+    [text] = blocks("json")
+    assert set(json.loads(text)) <= {"classes", "activation", "mean", "std", "bands", "input"}
+    assert load_model(demo_model_spec(), **json.loads(text)).classes == ("background", "building")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_the_study_file_is_one_that_loads() -> None:
+    settings = cli._from_file(ROOT / "studies" / "roofs.toml")
+    study = Study.of(model="smp:DIR", data="TILES", **settings)
+    assert len(study.methods) == 5
+    assert "random" in study.controls
