@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -165,6 +166,18 @@ def _baseline(
     clean = clean_of(_seen(network, image, truth, target), network, truth, seed=(0, name, fill))
     nothing = torch.zeros(1, *truth.shape, dtype=torch.bool)
     return make_fill(fill, clean)(image[None], nothing)[0].double().numpy()
+
+
+def test_the_command_of_a_study_makes_it_again(tiles: Path) -> None:
+    study = Study.of(data=str(tiles), **SMALL, controls=(), seed=3)
+    words = shlex.split(study.command("a folder/run"))
+    assert words[-2:] == ["--out", "a folder/run"]
+    flags = dict(zip(words[2:-2:2], words[3:-2:2], strict=True))
+    assert flags["--controls"] == "none"
+    assert flags["--thresholds"] == "0.3"
+    assert flags["--class"] == "building"
+    assert flags["--seed"] == "3"
+    assert "--batch" not in flags
 
 
 def test_plan_counts_what_is_shown(strict: Results, tiles: Path) -> None:

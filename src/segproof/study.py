@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shlex
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -195,6 +196,17 @@ class Study(BaseModel):
         """What is explained, as the core knows it."""
         return Target(self.class_, region=self.region, preset=self.preset)
 
+    def command(self, out: str | Path) -> str:
+        """The command line of this study: every setting that is not the default."""
+        words = ["segproof", "study"]
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is None or value == info.default:
+                continue
+            text = ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+            words += [f"--{(info.alias or name).replace('_', '-')}", text or "none"]
+        return shlex.join([*words, "--out", str(out)])
+
     def plan(
         self, model: SegmentationModel | None = None, data: SampleSource | None = None
     ) -> Plan:
@@ -294,7 +306,8 @@ class Study(BaseModel):
             seconds = (store.get("seconds") or 0.0) + time.perf_counter() - started
             store.put("seconds", seconds)
         results = Results.load(out)
-        results.export(self._manifest(plan, model, results, seconds))
+        manifest = self._manifest(plan, model, results, seconds)
+        results.export({**manifest, "command": self.command(out)})
         return Results.load(out)
 
     def open_model(self) -> SegmentationModel:
