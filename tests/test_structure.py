@@ -25,6 +25,8 @@ ORDER = [
     "stats",
     "tables",
     "results",
+    "settings",
+    "trial",
     "study",
     "plot",
     "report",

@@ -33,7 +33,7 @@ from segproof.model import demo_model_spec
 from segproof.perturb import FILLS, make_fill
 from segproof.results import COLUMNS
 from segproof.scenes import write_scenes
-from segproof.study import RANDOM_SEEDS, edges, study_tile
+from segproof.trial import RANDOM_SEEDS, edges, study_tile
 
 REQUIRED = [
     *("sample", "method", "layer", "binarisation", "level", "strategy", "reference", "fill"),

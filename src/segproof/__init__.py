@@ -8,7 +8,8 @@ from segproof.measures import MEASURES
 from segproof.model import Layer, SegmentationModel, load_model, probabilities, save_model
 from segproof.perturb import FILLS, STRATEGIES, binarise
 from segproof.results import Results
-from segproof.study import CONTROLS, Study
+from segproof.settings import CONTROLS
+from segproof.study import Study
 from segproof.target import BoundTarget, Target
 
 __all__ = [

@@ -31,9 +31,11 @@ from segproof.model import SegmentationModel, demo_model_spec, evaluating, load_
 from segproof.perturb import FILLS
 from segproof.results import Results, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
-from segproof.study import CONTROLS, Plan, Study, mask_classes, mask_value, read_toml
+from segproof.settings import CONTROLS, read_toml
+from segproof.study import Study
 from segproof.target import Preset, Region, Target
 from segproof.train import train as train_network
+from segproof.trial import Plan
 
 __all__ = ["main"]
 
@@ -569,7 +571,7 @@ def _check_images(images: Sequence[Path], mask: Path | None, model: Segmentation
                 "select or reorder the bands",
             )
         if mask is not None:
-            found = read_mask(mask, classes=mask_classes(model))[0]
+            found = read_mask(mask, classes=model.mask_values)[0]
             if found.shape != sample["image"].shape[1:]:
                 raise DataError(
                     f"mask {mask} of {tuple(found.shape)} pixels",
@@ -579,7 +581,7 @@ def _check_images(images: Sequence[Path], mask: Path | None, model: Segmentation
 
 
 def _truth(mask: Path, model: SegmentationModel, index: int) -> torch.Tensor:
-    return read_mask(mask, classes=mask_classes(model))[0] == mask_value(model, index)
+    return read_mask(mask, classes=model.mask_values)[0] == model.mask_value(index)
 
 
 def _write_explanation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from segproof.errors import DataError
 
-__all__ = ["FolderDataset", "Sample", "SampleSource", "read_image", "read_mask"]
+__all__ = ["FolderDataset", "Sample", "SampleSource", "digest_of", "read_image", "read_mask"]
 
 LAYOUTS: Final = {
     "WHU": ("image", "label"),
@@ -333,3 +334,18 @@ def _sample(
     finite = torch.isfinite(image).all(dim=0)
     usable = torch.from_numpy(np.ascontiguousarray(valid)) & finite
     return Sample(image=torch.where(usable, image, 0.0), valid=usable, id=path.stem)
+
+
+def digest_of(data: SampleSource, position: int) -> str:
+    """SHA-256 of a tile's files, or of its pixels where the data set is not a folder."""
+    digest = hashlib.sha256()
+    if isinstance(data, FolderDataset):
+        for path in data.pairs[position]:
+            with path.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    else:
+        sample = data[position]
+        for tensor in (sample["image"], sample["mask"]):
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -138,6 +138,19 @@ class SegmentationModel(nn.Module):
             return int(name)
         raise UnknownNameError.of("class", name, self.classes)
 
+    def mask_value(self, class_index: int) -> int:
+        """The value of a class in mask files: its index; one more if the classes lack a background.
+
+        Multi-label networks (sigmoid) name no background channel, but masks keep 0 for it.
+        """
+        offset = self.activation == "sigmoid" and self.classes[0] != "background"
+        return class_index + int(offset)
+
+    @property
+    def mask_values(self) -> int:
+        """How many values, counted from 0, the masks of these classes can have."""
+        return self.mask_value(len(self.classes) - 1) + 1
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, K, H, W] of images [N, B, H, W] in image units."""
         if images.ndim != 4:

@@ -1,0 +1,196 @@
+"""What a study is asked to do: immutable settings, checked, the same in Python, flags and TOML."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from segproof.cam import METHODS
+from segproof.data import FolderDataset
+from segproof.errors import SegproofError, StudyError, UnknownNameError
+from segproof.model import SegmentationModel, load_model
+from segproof.perturb import FILLS
+from segproof.target import PRESETS, Preset, Region, Target
+
+__all__ = ["CONTROLS", "Settings"]
+
+CONTROLS: Final = (
+    "original",
+    "empty",
+    "target_only",
+    "target_removed",
+    "random",
+    "p_c",
+    "edges",
+    "truth",
+)
+Fusion = Literal["mean", "max", "product"]
+
+
+class Settings(BaseModel):
+    """All settings of a study; immutable, the same keys in Python, on the command line and in TOML.
+
+    `region` is what is explained and read ("truth", as published, or "prediction"); `fills` None
+    means neutral in `paper` and the two least artificial valid ones in `strict`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    model: str
+    data: str
+    class_: str = Field(alias="class")
+    methods: tuple[str, ...] = tuple(METHODS)
+    layers: tuple[str, ...] = ("decoder:1", "decoder:2")
+    thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    areas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
+    preset: Preset = "strict"
+    region: Region = "truth"
+    fills: tuple[str, ...] | None = None
+    controls: tuple[str, ...] = CONTROLS
+    fuse: tuple[Fusion, ...] = ()
+    limit: int | None = Field(default=None, ge=1)
+    min_area: int = Field(default=64, ge=1)
+    ignore_index: int | None = None
+    batch: int = Field(default=4, ge=1)
+    seed: int = 0
+    device: str = "cpu"
+
+    @field_validator("methods", "fills", "controls")
+    @classmethod
+    def _known(cls, names: tuple[str, ...] | None, info: Any) -> tuple[str, ...] | None:
+        lists: dict[str, Sequence[str]] = {
+            "methods": tuple(METHODS),
+            "fills": tuple(FILLS),
+            "controls": CONTROLS,
+        }
+        known = lists[info.field_name]
+        for name in names or ():
+            if name not in known:
+                raise UnknownNameError.of(info.field_name.removesuffix("s"), name, known)
+        return names
+
+    @field_validator("preset", mode="before")
+    @classmethod
+    def _preset(cls, name: Any) -> Any:
+        if name not in PRESETS:
+            raise UnknownNameError.of("preset", name, PRESETS)
+        return name
+
+    @field_validator("thresholds", "areas")
+    @classmethod
+    def _inside(cls, levels: tuple[float, ...], info: Any) -> tuple[float, ...]:
+        for level in levels:
+            if not 0 < level < 1:
+                raise StudyError(
+                    f"{info.field_name} with {level:g}",
+                    "numbers between 0 and 1, both excluded",
+                    "check the list",
+                )
+        return levels
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for name in ("methods", "layers", "thresholds", "areas", "fills", "controls", "fuse"):
+            values = getattr(self, name) or ()
+            if len(set(values)) != len(values):
+                raise StudyError(
+                    f"{name} with a repetition", "distinct values", "remove the double"
+                )
+        if not self.methods or not self.layers:
+            raise StudyError("no method or no layer", "at least one of each", "name them")
+        if not self.thresholds and not self.areas:
+            raise StudyError("no thresholds and no areas", "at least one level", "name them")
+        if self.preset == "paper" and self.region != "truth":
+            raise StudyError(
+                f"preset paper with region {self.region}",
+                "region truth, as published",
+                "use preset strict for other regions",
+            )
+        if self.fills is not None and not self.fills:
+            raise StudyError("an empty list of fills", "at least one", "name them or leave it out")
+        return self
+
+    @classmethod
+    def of(cls, **settings: Any) -> Self:
+        """Build a study; what is wrong with the settings comes out as one three-fact error.
+
+        Raises:
+            StudyError, UnknownNameError: the first setting that is not usable.
+        """
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, SegproofError):
+                raise cause from None
+            name = ".".join(str(part) for part in first["loc"]) or "settings"
+            if first["type"] == "missing":
+                raise StudyError(
+                    f"no {name}", "model, data and class", f"give {name} (--{name}, or in the file)"
+                ) from None
+            if first["type"] == "extra_forbidden":
+                known = [field.alias or key for key, field in cls.model_fields.items()]
+                raise UnknownNameError.of("setting", name, known) from None
+            raise StudyError(
+                f"{name} = {first.get('input')!r}", first["msg"].lower(), "check this setting"
+            ) from None
+
+    @classmethod
+    def from_toml(cls, path: str | Path, **overrides: Any) -> Self:
+        """Read settings from a TOML file; `overrides` win over it. Keys are those of the class.
+
+        Raises:
+            StudyError: no such file, or not TOML.
+        """
+        return cls.of(**{**read_toml(path), **overrides})
+
+    @property
+    def target(self) -> Target:
+        """What is explained, as the core knows it."""
+        return Target(self.class_, region=self.region, preset=self.preset)
+
+    def command(self, out: str | Path) -> str:
+        """The command line of this study: every setting that is not the default."""
+        words = ["segproof", "study"]
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is None or value == info.default:
+                continue
+            text = ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+            words += [f"--{(info.alias or name).replace('_', '-')}", text or "none"]
+        return shlex.join([*words, "--out", str(out)])
+
+    def open_model(self) -> SegmentationModel:
+        """Load the network that the settings name."""
+        return load_model(self.model, device=self.device)
+
+    def open_data(self, model: SegmentationModel) -> FolderDataset:
+        """Open the tiles that the settings name, with masks of the model's classes."""
+        values = model.mask_values
+        return FolderDataset(self.data, classes=values, ignore_index=self.ignore_index)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Settings of a study file.
+
+    Raises:
+        StudyError: no such file, or not TOML.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise StudyError(
+            f"no readable {path}", "a TOML file of settings", "check --config"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(
+            f"{path} that is not TOML ({error})", "key = value lines", "mend it"
+        ) from error

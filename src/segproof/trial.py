@@ -1,0 +1,472 @@
+"""One tile on trial: explained, perturbed, measured; and the plan that says what will be shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from segproof import tables
+from segproof.capture import Capture, capture
+from segproof.data import Sample, SampleSource, digest_of
+from segproof.errors import DataError, ModelError
+from segproof.explain import (
+    DEFAULT_FILLS,
+    Explanation,
+    clean_of,
+    explain_capture,
+    fuse,
+    resolve_method,
+    with_baseline,
+)
+from segproof.measures import MEASURES, entropy_paper
+from segproof.model import Layer, SegmentationModel, evaluating, probabilities
+from segproof.perturb import (
+    FILLS,
+    STRATEGIES,
+    binarise,
+    keep_mask,
+    make_fill,
+    perturb,
+    random_blobs,
+    rank_pixels,
+    seeded,
+)
+from segproof.results import COLUMNS, TileResult, pack_picture
+from segproof.settings import Fusion, Settings
+
+__all__ = ["Plan", "choose_fills", "probe_fills", "study_tile"]
+
+RANDOM_SEEDS: Final = 5
+PROBED: Final = 16  # tiles on which `strict` tries the fills
+PICTURES: Final = 6  # tiles whose maps are kept for the figures
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that has seen its model and data: layers, fills, forwards to come."""
+
+    study: Settings
+    layers: Mapping[str, str]
+    shapes: tuple[Layer, ...]
+    fills: tuple[str, ...]
+    probe: Mapping[str, Mapping[str, float]]
+    tiles: int
+    class_index: int
+    shape: tuple[int, int, int]
+    probe_forwards: int = 0
+
+    @property
+    def shown_per_tile(self) -> int:
+        """Perturbed pictures per tile, the original included."""
+        study = self.study
+        levels = len(study.thresholds) + len(study.areas)
+        one_level = len(STRATEGIES) * len(self.fills)
+        maps = len(study.methods) * (len(self.layers) + len(self.fused))
+        extra = {"random": RANDOM_SEEDS * len(study.areas), "p_c": levels}
+        extra |= dict.fromkeys(("edges", "truth"), len(study.areas))
+        heat = sum(count for name, count in extra.items() if name in study.controls)
+        plain = sum(len(self.fills) for name in ("empty", "target_only") if name in study.controls)
+        return 1 + len(self.removal_fills) + plain + (maps * levels + heat) * one_level
+
+    @property
+    def fused(self) -> tuple[Fusion, ...]:
+        """Ways to join the layers' maps: they need two layers."""
+        return self.study.fuse if len(self.layers) > 1 else ()
+
+    @property
+    def removal_fills(self) -> tuple[str, ...]:
+        """Fills under which the target itself is removed: in `strict` all of them, to show
+        validity.
+        """
+        others = FILLS if self.study.preset == "strict" else self.fills
+        return tuple(dict.fromkeys([*self.fills, *others]))
+
+    @property
+    def forwards_per_tile(self) -> int:
+        """Forwards per tile at most: capture, Score-CAM's channels, perturbed pictures."""
+        masked = "score_cam" in self.study.methods
+        channels = sum(layer.channels + 1 for layer in self.shapes) if masked else 0
+        return 1 + channels + self.shown_per_tile
+
+    @property
+    def forwards(self) -> int:
+        """Forwards of the whole study at most, the search for valid fills not included."""
+        return self.tiles * self.forwards_per_tile
+
+
+def study_tile(
+    plan: Plan,
+    model: SegmentationModel,
+    data: SampleSource,
+    position: int,
+    tick: Callable[[int], None] = lambda count: None,
+) -> TileResult:
+    """Study one tile: idempotent, no side effects; what goes wrong becomes its status."""
+    started = time.perf_counter()
+    name = data.ids[position]
+    spent = 0
+
+    def count(forwards: int) -> None:
+        nonlocal spent
+        spent += forwards
+        tick(forwards)
+
+    def finish(status: str, reason: str = "", **found: Any) -> TileResult:
+        return TileResult(
+            sample=name,
+            position=position,
+            status=status,
+            reason=reason,
+            forwards=spent,
+            seconds=time.perf_counter() - started,
+            digest=digest_of(data, position),
+            **found,
+        )
+
+    try:
+        seen, truth = _clean(plan, model, data[position], plan.layers)
+        count(1)
+        reason = _nothing_to_explain(plan.study, seen)
+        if reason:
+            return finish("skipped", reason)
+        rows, picture = _try_tile(plan, model, name, seen, truth, position, count)
+    except (DataError, ModelError) as error:
+        return finish("failed", str(error))
+    return finish("ok", rows=rows, picture=picture)
+
+
+def _clean(
+    plan: Plan, model: SegmentationModel, sample: Sample, layers: Mapping[str, str]
+) -> tuple[Capture, Tensor]:
+    """The clean picture of a tile, captured, and its truth mask bool [H, W]."""
+    valid = sample.get("valid")
+    truth = (sample["mask"] == model.mask_value(plan.class_index)).to(model.device)
+    if valid is not None:
+        truth &= valid.to(model.device)
+    seen = capture(
+        model,
+        sample["image"][None],
+        plan.study.target,
+        list(layers.values()),
+        truth[None],
+        valid=None if valid is None else valid[None],
+        gradients=bool(layers),
+        batch=plan.study.batch,
+    )
+    return seen, truth
+
+
+def _nothing_to_explain(study: Settings, seen: Capture) -> str:
+    pixels = int(seen.bound.region.sum())
+    if not pixels:
+        return f"no {study.class_} in the {study.region}"
+    if pixels < study.min_area:
+        return f"{study.class_} smaller than {study.min_area} px"
+    if not bool(seen.bound.prediction.any()):
+        return f"{study.class_} never predicted"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Heat:
+    """A heatmap on trial: a method's at a layer, or a control's."""
+
+    method: str
+    layer: str
+    heatmap: Tensor
+    status: str
+    effective: float | None = None
+    seed: int = 0
+    levels: tuple[tuple[str, float], ...] = ()
+
+
+def _try_tile(
+    plan: Plan,
+    model: SegmentationModel,
+    name: str,
+    seen: Capture,
+    truth: Tensor,
+    position: int,
+    count: Callable[[int], None],
+) -> tuple[list[tuple[object, ...]], bytes | None]:
+    study = plan.study
+    nothing = torch.zeros_like(seen.bound.region)
+    baselines = {
+        fill: make_fill(fill, clean_of(seen, model, truth, seed=(study.seed, name, fill)))(
+            seen.images, nothing
+        )[0]
+        for fill in plan.removal_fills
+    }
+    explanations = _explain(plan, model, with_baseline(seen, baselines[plan.fills[0]][None]), count)
+    heats = [*_method_heats(study, explanations), *_control_heats(study, name, seen, truth)]
+    trial = _Trial(plan, model, name, seen, truth, baselines, count)
+    rows = trial.rows(heats)
+    picture = None
+    if position < PICTURES:
+        maps = {(e.method, e.layer): e.heatmap().cpu().numpy() for e in explanations}
+        bound = seen.bound
+        picture = pack_picture(
+            seen.images[0].cpu().numpy(),
+            truth.cpu().numpy(),
+            bound.prediction[0].cpu().numpy(),
+            maps,
+        )
+    return rows, picture
+
+
+def _explain(
+    plan: Plan, model: SegmentationModel, seen: Capture, count: Callable[[int], None]
+) -> list[Explanation]:
+    study = plan.study
+    methods = dict(resolve_method(name, study.preset) for name in study.methods)
+    found: list[Explanation] = []
+    for layer, path in plan.layers.items():
+        for name, method in methods.items():
+            [made] = explain_capture(seen, model, {name: method}, {layer: path}, study.target)
+            count(made.forwards)
+            found.append(made)
+    for way in plan.fused:
+        for name in methods:
+            parts = [item for item in found if item.method == name and item.layer in plan.layers]
+            found.append(replace(fuse(parts, way), layer=f"fused:{way}"))
+    return found
+
+
+def _method_heats(study: Settings, explanations: Sequence[Explanation]) -> Iterator[_Heat]:
+    levels = tuple(("threshold", level) for level in study.thresholds)
+    levels += tuple(("area", level) for level in study.areas)
+    for item in explanations:
+        yield _Heat(
+            item.method,
+            item.layer,
+            item.heatmap(),
+            item.status,
+            item.effective_channels,
+            levels=levels,
+        )
+
+
+def _control_heats(study: Settings, name: str, seen: Capture, truth: Tensor) -> Iterator[_Heat]:
+    """Heatmaps that any method has to beat (measures.md section 7)."""
+    areas = tuple(("area", level) for level in study.areas)
+    thresholds = tuple(("threshold", level) for level in study.thresholds)
+    bound = seen.bound
+    probability = probabilities(seen.logits, bound.activation)[0, bound.class_index]
+    size = (truth.shape[0], truth.shape[1])
+    if "random" in study.controls:
+        for seed in range(RANDOM_SEEDS):
+            blobs = random_blobs(size, seeded("random", study.seed, name, seed)).to(truth.device)
+            yield _Heat("control:random", "", blobs, "ok", seed=seed, levels=areas)
+    if "p_c" in study.controls:
+        top = probability.max()
+        yield _Heat("control:p_c", "", probability / top, "ok", levels=(*thresholds, *areas))
+    if "edges" in study.controls:
+        yield _Heat("control:edges", "", edges(seen.images[0]), "ok", levels=areas)
+    if "truth" in study.controls:
+        yield _Heat("control:truth", "", truth.float(), "ok", levels=areas)
+
+
+def edges(image: Tensor) -> Tensor:
+    """Sobel gradient magnitude of the mean band, scaled to [0, 1], [H, W]."""
+    grey = image.mean(dim=0, keepdim=True)[None]
+    kernel = torch.tensor([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -1.0]]).to(grey)
+    padded = torch.nn.functional.pad(grey, (1, 1, 1, 1), mode="replicate")
+    both = torch.stack([kernel, kernel.T])[:, None]
+    strength = torch.nn.functional.conv2d(padded, both).square().sum(dim=1).sqrt()[0]
+    return strength / strength.max().clamp(min=torch.finfo(strength.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One tile's perturbed pictures: listed lazily, shown in batches, read into rows."""
+
+    plan: Plan
+    model: SegmentationModel
+    name: str
+    seen: Capture
+    truth: Tensor
+    baselines: Mapping[str, Tensor]
+    count: Callable[[int], None]
+
+    def rows(self, heats: Sequence[_Heat]) -> list[tuple[object, ...]]:
+        rows: list[dict[str, object]] = []
+        waiting: list[tuple[dict[str, object], Tensor]] = []
+        for row, keep in self._pictures(heats):
+            rows.append(row)
+            if keep is not None:
+                waiting.append((row, keep))
+            if len(waiting) == self.plan.study.batch:
+                self._show(waiting)
+                waiting = []
+        if waiting:
+            self._show(waiting)
+        before = rows[0]["iou"]
+        for row in rows:
+            after = row.get("iou")
+            known = isinstance(after, float) and isinstance(before, float)
+            row["iou_delta"] = after - before if known else None  # type: ignore[operator]
+        return [tuple(_plain(row.get(column)) for column in COLUMNS) for row in rows]
+
+    def _pictures(
+        self, heats: Sequence[_Heat]
+    ) -> Iterator[tuple[dict[str, object], Tensor | None]]:
+        """Rows to fill and what they keep of the picture; None where the map is flat."""
+        study, region = self.plan.study, self.seen.bound.region[0]
+        everything, nothing = torch.ones_like(region), torch.zeros_like(region)
+        yield self._row("control:original", "original", "", nothing), everything
+        for fill in self.plan.removal_fills:
+            yield self._row("control:target_removed", "target_removed", fill, region), ~region
+        for fill in self.plan.fills:
+            if "empty" in study.controls:
+                yield self._row("control:empty", "empty", fill, everything), nothing
+            if "target_only" in study.controls:
+                yield self._row("control:target_only", "target_only", fill, region), region
+        for heat in heats:
+            yield from self._cut(heat)
+
+    def _cut(self, heat: _Heat) -> Iterator[tuple[dict[str, object], Tensor | None]]:
+        bound, study = self.seen.bound, self.plan.study
+        valid, region = bound.valid[0], bound.region[0]
+        flat = heat.status != "ok"
+        ranks = (
+            None
+            if flat
+            else rank_pixels(heat.heatmap, valid, seeded("ties", study.seed, self.name))
+        )
+        for kind, level in heat.levels:
+            if flat:
+                highlighted = torch.zeros_like(region)
+            elif kind == "threshold":
+                highlighted = binarise(heat.heatmap, threshold=level, valid=valid)
+            else:
+                highlighted = binarise(heat.heatmap, area=level, valid=valid, ranks=ranks)
+            status = heat.status if flat or bool(highlighted.any()) else "empty_region"
+            for strategy in STRATEGIES:
+                keep = keep_mask(strategy, highlighted, region)
+                for fill in self.plan.fills:
+                    row = self._row(heat.method, strategy, fill, highlighted)
+                    row |= {
+                        "layer": heat.layer,
+                        "binarisation": kind,
+                        "level": level,
+                        "status": status,
+                        "effective_channels": heat.effective,
+                        "seed": heat.seed,
+                    }
+                    if flat:
+                        row |= {"area": None, "coverage": None}
+                    yield row, None if flat else keep
+
+    def _row(self, method: str, strategy: str, fill: str, region: Tensor) -> dict[str, object]:
+        bound = self.seen.bound
+        inside = int((region & bound.region[0]).sum())
+        return {
+            "sample": self.name,
+            "method": method,
+            "layer": "",
+            "binarisation": "",
+            "strategy": strategy,
+            "reference": self.plan.study.region,
+            "fill": fill,
+            "area": int(region.sum()) / int(bound.valid.sum()),
+            "coverage": inside / int(bound.region.sum()),
+            "status": "ok",
+            "seed": 0,
+            "preset": self.plan.study.preset,
+        }
+
+    def _show(self, waiting: Sequence[tuple[dict[str, object], Tensor]]) -> None:
+        """One batch: perturb, one forward, measure, fill the rows."""
+        image, bound = self.seen.images, self.seen.bound
+        keep = torch.stack([mask for _, mask in waiting])
+        anything = next(iter(self.baselines.values()))
+        base = torch.stack([self.baselines.get(str(row["fill"]), anything) for row, _ in waiting])
+        with torch.inference_mode(), evaluating(self.model):
+            logits = self.model(perturb(image, keep, base))
+            if not bool(torch.isfinite(logits).all()):
+                raise ModelError(
+                    f"logits that are not finite under fill {waiting[0][0]['fill']}",
+                    "numbers",
+                    "leave this fill out (--fills)",
+                )
+            p = probabilities(logits, bound.activation)
+            found = {
+                name: info.function(p, bound, self.truth[None]).tolist()
+                for name, info in MEASURES.items()
+            }
+            if self.plan.study.preset == "paper":
+                found["entropy"] = entropy_paper(p, bound, self.truth[None]).tolist()
+        for place, (row, _) in enumerate(waiting):
+            row |= {name: values[place] for name, values in found.items()}
+        self.count(len(waiting))
+
+
+def _plain(value: object) -> object:
+    """NaN is NULL in the store: undefined, never a number."""
+    return None if isinstance(value, float) and value != value else value
+
+
+def probe_fills(
+    study: Settings, model: SegmentationModel, data: SampleSource, count: int
+) -> tuple[dict[str, dict[str, float]], int]:
+    """Relative drop of confidence when the target is removed, per fill, on the first tiles."""
+    if study.preset == "paper" or study.fills is not None:
+        return {}, 0
+    plan = Plan(
+        study=study,
+        layers={},
+        shapes=(),
+        fills=tuple(FILLS),
+        probe={},
+        tiles=count,
+        class_index=model.class_index(study.class_),
+        shape=(0, 0, 0),
+    )
+    drops: dict[str, list[float]] = {fill: [] for fill in FILLS}
+    forwards = 0
+    for position in range(count):
+        if len(drops["neutral"]) == PROBED:
+            break
+        try:
+            seen, truth = _clean(plan, model, data[position], {})
+        except (DataError, ModelError):
+            continue  # reported with its reason when the tile is studied
+        forwards += 1
+        if _nothing_to_explain(study, seen):
+            continue
+        before = _confidences(model, seen, [seen.images[0]])[0]
+        for fill in FILLS:
+            name = data.ids[position]
+            make = make_fill(fill, clean_of(seen, model, truth, seed=(study.seed, name, fill)))
+            after = _confidences(model, seen, [make(seen.images, ~seen.bound.region)[0]])[0]
+            drops[fill].append(1 - after / before if before > 0 else float("nan"))
+        forwards += 1 + len(FILLS)
+    summary = {
+        fill: {"mean_drop": sum(values) / len(values), "min_drop": min(values), "n": len(values)}
+        for fill, values in drops.items()
+        if values
+    }
+    return summary, forwards
+
+
+def _confidences(model: SegmentationModel, seen: Capture, images: Sequence[Tensor]) -> list[float]:
+    with torch.inference_mode(), evaluating(model):
+        p = probabilities(model(torch.stack(list(images))), seen.bound.activation)
+        values: list[float] = MEASURES["confidence"].function(p, seen.bound, None).tolist()
+    return values
+
+
+def choose_fills(study: Settings, probe: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
+    """The two least artificial fills that pass; where fewer do, those that mislead the least."""
+    if study.preset == "paper":
+        return (DEFAULT_FILLS["paper"],)
+    if not probe:
+        return (DEFAULT_FILLS["strict"], "black")
+    passing = [fill for fill in FILLS if probe[fill]["mean_drop"] >= tables.VALID_DROP]
+    by_drop = sorted(FILLS, key=lambda fill: -probe[fill]["mean_drop"])
+    return tuple(dict.fromkeys([*passing, *by_drop]))[:2]
