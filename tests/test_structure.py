@@ -30,6 +30,7 @@ ORDER = [
     "study",
     "plot",
     "report",
+    "terminal",
     "cli",
 ]
 PACKAGE = Path(segproof.__file__).parent

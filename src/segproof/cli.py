@@ -5,21 +5,17 @@ from __future__ import annotations
 import ctypes
 import json
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from segproof import plot, report, tables
@@ -34,6 +30,7 @@ from segproof.scenes import SceneDataset, write_scenes
 from segproof.settings import CONTROLS, read_toml
 from segproof.study import Study
 from segproof.target import Preset, Region, Target
+from segproof.terminal import graceful_stop, print_tables, progress_bar
 from segproof.train import train as train_network
 from segproof.trial import Plan
 
@@ -143,7 +140,7 @@ def explain_command(
     resolve_method(method, preset)
     _check_images(images, mask, network)
     records = []
-    with _bar("pictures") as advance:
+    with progress_bar(err, "pictures") as advance:
         for done, path in enumerate(images):
             advance(done, len(images))
             sample = read_image(path)
@@ -279,7 +276,7 @@ def train(
         sources.append(SceneDataset(scenes, scene_seed))
     channels = None if decoder_channels is None else _whole(decoder_channels, "--decoder-channels")
     _keep_large_blocks()
-    with _bar("steps") as advance:
+    with progress_bar(err, "steps") as advance:
         record = train_network(
             sources,
             out_,
@@ -361,7 +358,7 @@ def _run(chosen: Study, folder: Path) -> int:
     _keep_large_blocks()
     network = chosen.open_model()
     source = chosen.open_data(network)
-    with _graceful_stop() as stop, _bar("pictures shown") as advance:
+    with graceful_stop(err) as stop, progress_bar(err, "pictures shown") as advance:
         plan: Plan | None = None
         began, before = 0, -1
 
@@ -440,7 +437,7 @@ def _finish(results: Results) -> None:
     page = report.render(rows, results.tiles, results.manifest, results.pictures(6), made=made)
     path = results.folder / "report.html"
     write_atomic(path, lambda stream: _write(stream, page.encode()))
-    _print_tables(made)
+    print_tables(out, made)
     counts = results.manifest["tiles"]
     out.print(
         f"tiles: {counts['ok']} ok, {counts['skipped']} skipped, {counts['failed']} failed"
@@ -448,108 +445,6 @@ def _finish(results: Results) -> None:
     )
     out.print(f"\n[bold]{escape(made.verdict)}[/]\n")
     out.print(f"report: {escape(str(path))}")
-
-
-def _print_tables(made: tables.Tables) -> None:
-    at = made.at
-    sub = f"fill {at.fill}, region {at.reference}"
-    for kind, unit in (("threshold", "at fixed thresholds"), ("area", "at matched area")):
-        best = made.best
-        best = best[(best["binarisation"] == kind) & (best["fill"] == at.fill)]
-        if best.empty:
-            continue
-        table = Table(title=f"Task 1: best method {unit} ({sub})", title_justify="left", box=None)
-        table.add_column("layer")
-        table.add_column(kind, justify="right")
-        for name in ("M1", "M2", "M3"):
-            table.add_column(tables.measure_label(name, made.preset))
-        for (layer, level), part in best.groupby(["layer", "level"], sort=True):
-            cells = {row.measure: _best_cell(row) for row in _lines(part)}
-            table.add_row(
-                escape(str(layer)),
-                f"{level:g}",
-                *(cells.get(name, "") for name in ("M1", "M2", "M3")),
-            )
-        out.print(table, "")
-    ranking = made.faithfulness
-    ranking = ranking[(ranking["fill"] == at.fill) & (ranking["binarisation"] == at.binarisation)]
-    table = Table(
-        title=f"Task 2: IoU drop, mean over {at.binarisation}s ({sub}; higher = more faithful)",
-        title_justify="left",
-        box=None,
-    )
-    for name in ("rank", "layer", "method"):
-        table.add_column(name)
-    for name in ("IoU drop", "95 % interval", "tiles"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("beats random / p_c")
-    ranking = ranking.assign(control=ranking["layer"] == "")
-    order = ["control", "layer", "mean"]
-    for row in _lines(ranking.sort_values(order, ascending=[True, True, False])):
-        rank = "-" if pd.isna(row.rank) else f"{row.rank:.0f}"
-        flags = "" if not row.layer else f"{_flag(row.beats_random)} / {_flag(row.beats_p_c)}"
-        table.add_row(
-            rank,
-            escape(row.layer) or "control",
-            tables.method_label(row.method),
-            _strike(f"{row.mean:+.3f}", row.struck),
-            f"{row.low:+.3f} to {row.high:+.3f}",
-            f"{row.n}",
-            flags,
-        )
-    out.print(table, "")
-    _print_layers(made, sub)
-
-
-def _print_layers(made: tables.Tables, sub: str) -> None:
-    frame = made.layers
-    if frame.empty:
-        return
-    frame = frame[frame["fill"] == made.at.fill]
-    table = Table(
-        title=f"Task 3: layers, paired differences, mean over {made.at.binarisation}s ({sub})",
-        title_justify="left",
-        box=None,
-    )
-    for name in ("measure", "method", "layers"):
-        table.add_column(name)
-    for name in ("difference", "95 % interval", "p (Holm)"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("better")
-    for row in _lines(frame):
-        table.add_row(
-            row.measure,
-            tables.method_label(row.method),
-            escape(f"{row.layer_a} - {row.layer_b}"),
-            _strike(f"{row.difference:+.3f}", row.struck),
-            f"{row.low:+.3f} to {row.high:+.3f}",
-            "" if pd.isna(row.p) else f"{row.p:.3f}",
-            escape(row.better) or "tie",
-        )
-    out.print(table, "")
-
-
-def _lines(frame: pd.DataFrame) -> list[Any]:
-    """The rows of a table with their columns as attributes."""
-    return list(frame.itertuples(index=False))
-
-
-def _best_cell(row: Any) -> str:
-    digits = 5 if abs(row.mean) < 0.01 else 3
-    text = f"{tables.method_label(row.best)} {row.mean:.{digits}f}"
-    if row.tied:
-        text += f" (= {len(row.tied.split(', '))} more)"
-    return _strike(text, row.struck)
-
-
-def _strike(text: str, struck: bool) -> str:
-    return f"[strike]{escape(text)}[/]" if struck else escape(text)
-
-
-def _flag(value: Any) -> str:
-    if value is None or pd.isna(value):
-        return "undecided"
-    return "yes" if value else "no"
 
 
 def _check_images(images: Sequence[Path], mask: Path | None, model: SegmentationModel) -> None:
@@ -667,46 +562,6 @@ def _whole(text: str, flag: str) -> tuple[int, ...]:
     if not numbers or any(number != int(number) for number in numbers):
         raise StudyError(f"{flag} {text}", "whole numbers, a,b,c", "check the list")
     return tuple(int(number) for number in numbers)
-
-
-@contextmanager
-def _bar(unit: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on a terminal, nothing elsewhere: advance(done, total, note)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
-        task = progress.add_task(unit, total=None, rate="")
-
-        def advance(done: float, total: float, note: str = "") -> None:
-            speed = progress.tasks[task].speed
-            rate = f"{speed:.1f} {unit}/s" if speed else ""
-            progress.update(task, completed=done, total=total, description=note or unit, rate=rate)
-
-        yield advance
-
-
-@contextmanager
-def _graceful_stop() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the tile finish and be stored; the second one interrupts at once."""
-    asked = False
-
-    def handle(_signal: int, _frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        err.print("stopping after this tile; press Ctrl-C again to stop now", style="yellow")
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _keep_large_blocks() -> None:

@@ -1,0 +1,165 @@
+"""What a person sees in a terminal: tables, a progress bar, a Ctrl-C that loses nothing."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from segproof import tables
+from segproof.tables import Tables
+
+__all__ = ["graceful_stop", "print_tables", "progress_bar"]
+
+
+def print_tables(out: Console, made: Tables) -> None:
+    """Print tasks 1, 2 and 3 at the headline fill; struck-through numbers measure outlines."""
+    for kind in ("threshold", "area"):
+        _print_best(out, made, kind)
+    _print_ranking(out, made)
+    _print_layers(out, made)
+
+
+def _print_best(out: Console, made: Tables, kind: str) -> None:
+    best = made.best
+    best = best[(best["binarisation"] == kind) & (best["fill"] == made.at.fill)]
+    if best.empty:
+        return
+    where = "at fixed thresholds" if kind == "threshold" else "at matched area"
+    table = _table(f"Task 1: best method {where}", made)
+    table.add_column("layer")
+    table.add_column(kind, justify="right")
+    for name in ("M1", "M2", "M3"):
+        table.add_column(tables.measure_label(name, made.preset))
+    for (layer, level), part in best.groupby(["layer", "level"], sort=True):
+        cells = {row.measure: _best_cell(row) for row in _lines(part)}
+        table.add_row(
+            escape(str(layer)),
+            f"{level:g}",
+            *(cells.get(name, "") for name in ("M1", "M2", "M3")),
+        )
+    out.print(table, "")
+
+
+def _print_ranking(out: Console, made: Tables) -> None:
+    at, ranking = made.at, made.faithfulness
+    ranking = ranking[(ranking["fill"] == at.fill) & (ranking["binarisation"] == at.binarisation)]
+    table = _table(f"Task 2: IoU drop (higher = more faithful), mean over {at.binarisation}s", made)
+    for name in ("rank", "layer", "method"):
+        table.add_column(name)
+    for name in ("IoU drop", "95 % interval", "tiles"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("beats random / p_c")
+    ranking = ranking.assign(control=ranking["layer"] == "")
+    order = ["control", "layer", "mean"]
+    for row in _lines(ranking.sort_values(order, ascending=[True, True, False])):
+        rank = "-" if pd.isna(row.rank) else f"{row.rank:.0f}"
+        flags = "" if not row.layer else f"{_flag(row.beats_random)} / {_flag(row.beats_p_c)}"
+        table.add_row(
+            rank,
+            escape(row.layer) or "control",
+            tables.method_label(row.method),
+            _strike(f"{row.mean:+.3f}", row.struck),
+            f"{row.low:+.3f} to {row.high:+.3f}",
+            f"{row.n}",
+            flags,
+        )
+    out.print(table, "")
+
+
+def _print_layers(out: Console, made: Tables) -> None:
+    frame = made.layers
+    if frame.empty:
+        return
+    table = _table(f"Task 3: layers, paired differences, mean over {made.at.binarisation}s", made)
+    for name in ("measure", "method", "layers"):
+        table.add_column(name)
+    for name in ("difference", "95 % interval", "p (Holm)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("better")
+    for row in _lines(frame[frame["fill"] == made.at.fill]):
+        table.add_row(
+            row.measure,
+            tables.method_label(row.method),
+            escape(f"{row.layer_a} - {row.layer_b}"),
+            _strike(f"{row.difference:+.3f}", row.struck),
+            f"{row.low:+.3f} to {row.high:+.3f}",
+            "" if pd.isna(row.p) else f"{row.p:.3f}",
+            escape(row.better) or "tie",
+        )
+    out.print(table, "")
+
+
+def _table(title: str, made: Tables) -> Table:
+    heading = f"{title} (fill {made.at.fill}, region {made.at.reference})"
+    return Table(title=heading, title_justify="left", box=None)
+
+
+def _lines(frame: pd.DataFrame) -> list[Any]:
+    """The rows of a table with their columns as attributes."""
+    return list(frame.itertuples(index=False))
+
+
+def _best_cell(row: Any) -> str:
+    digits = 5 if abs(row.mean) < 0.01 else 3
+    text = f"{tables.method_label(row.best)} {row.mean:.{digits}f}"
+    if row.tied:
+        text += f" (= {len(row.tied.split(', '))} more)"
+    return _strike(text, row.struck)
+
+
+def _strike(text: str, struck: bool) -> str:
+    return f"[strike]{escape(text)}[/]" if struck else escape(text)
+
+
+def _flag(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return "undecided"
+    return "yes" if value else "no"
+
+
+@contextmanager
+def progress_bar(err: Console, unit: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on a terminal, nothing elsewhere: advance(done, total, note)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+        task = progress.add_task(unit, total=None, rate="")
+
+        def advance(done: float, total: float, note: str = "") -> None:
+            speed = progress.tasks[task].speed
+            rate = f"{speed:.1f} {unit}/s" if speed else ""
+            progress.update(task, completed=done, total=total, description=note or unit, rate=rate)
+
+        yield advance
+
+
+@contextmanager
+def graceful_stop(err: Console) -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C lets the tile finish and be stored; the second one interrupts at once."""
+    asked = False
+
+    def handle(_signal: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        err.print("stopping after this tile; press Ctrl-C again to stop now", style="yellow")
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
