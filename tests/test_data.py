@@ -24,6 +24,7 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 
+from segproof import data
 from segproof.data import FolderDataset, read_image, read_mask
 from segproof.errors import DataError
 
@@ -116,12 +117,12 @@ def test_the_three_layouts_pair_by_stem(
     tmp_path: Path, layout: str, images: str, masks: str
 ) -> None:
     names = {"b.png": "b.tif", "a.jpg": "a.png", "10.tif": "10.png", "C.tiff": "C.png"}
-    data = FolderDataset(tiles(tmp_path / "t", images, masks, names))
-    assert data.layout == layout
-    assert data.ids == ["10", "C", "a", "b"]
-    assert len(data) == 4
+    folder = FolderDataset(tiles(tmp_path / "t", images, masks, names))
+    assert folder.layout == layout
+    assert folder.ids == ["10", "C", "a", "b"]
+    assert len(folder) == 4
     for position, (stem, seed) in enumerate((("10", 2), ("C", 3), ("a", 1), ("b", 0))):
-        sample = data[position]
+        sample = folder[position]
         assert sample["id"] == stem
         assert sample["image"].shape == (3, H, W)
         assert sample["image"].dtype == torch.float32
@@ -131,7 +132,7 @@ def test_the_three_layouts_pair_by_stem(
         if stem != "a":  # JPEG is near, not equal
             expected = torch.from_numpy(colours(seed)).float() / 255
             assert torch.equal(sample["image"], expected)
-    assert [sample["id"] for sample in data] == data.ids
+    assert [sample["id"] for sample in folder] == folder.ids
 
 
 def test_capital_suffixes_and_other_files(tmp_path: Path) -> None:
@@ -140,9 +141,9 @@ def test_capital_suffixes_and_other_files(tmp_path: Path) -> None:
     (root / "image" / "notes.txt").write_text("not a picture")
     (root / "image" / ".hidden.png").write_bytes(b"")
     (root / "label" / "unused.png").write_bytes(b"")
-    data = FolderDataset(root)
-    assert data.ids == ["a"]
-    assert data.unused_masks == ["unused"]
+    folder = FolderDataset(root)
+    assert folder.ids == ["a"]
+    assert folder.unused_masks == ["unused"]
 
 
 def test_missing_masks_are_named(tmp_path: Path) -> None:
@@ -193,9 +194,9 @@ def test_a_data_set_one_level_below_is_pointed_at(tmp_path: Path) -> None:
 def test_sizes_that_differ(tmp_path: Path) -> None:
     root = tiles(tmp_path / "t", "image", "label", {"a.png": "a.png"})
     save(root / "label" / "a.png", np.zeros((H, W - 1), np.uint8))
-    data = FolderDataset(root)
+    folder = FolderDataset(root)
     with pytest.raises(DataError, match=f"of {H} x {W - 1} pixels; expected {H} x {W}"):
-        data[0]
+        folder[0]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
@@ -420,6 +421,9 @@ def test_texts_named_tif_open_no_other_file_and_no_address(tmp_path: Path, serve
             (tmp_path / name).write_text(text)
             refused(tmp_path / name, "begins with")
             refused(tmp_path / name, mask=True)
+            # and behind the first check, the driver is named
+            with pytest.raises(DataError, match="a TIFF that cannot be read"):
+                data._read_tiff(tmp_path / name)
     assert server.asked == []
 
 

@@ -396,10 +396,10 @@ def test_what_an_explanation_says_beside_its_map() -> None:
 
 
 def test_the_fill_and_the_seed_reach_score_cam_alone() -> None:
-    model, image = toy_model(), picture()
+    model, image = toy_model(1), picture(1)
 
     def raw(method: str, target: Target = ROOF, **how: Any) -> Tensor:
-        how |= {"truth": toy_truth()[0], "layer": "decoder:1"}
+        how |= {"truth": toy_truth(1)[0], "layer": "decoder:1"}
         found = explain(model, image, method=method, target=target, **how).raw
         assert found.any()
         return found

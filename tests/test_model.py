@@ -401,6 +401,11 @@ def test_other_architectures_and_encoders_of_timm(tmp_path: Path, dead_network: 
     save_model(net, folder, classes=["ground", "roof"], **how)
     model = load_model(f"smp:{folder}")
     images = torch.rand(1, 3, 64, 64)
+    # the last and outermost module of each size, not one inside the next block
+    found = [layer.path for layer in model.layers(64) if layer.alias.startswith("encoder")]
+    inside = "encoder.model"
+    stages = [f"{inside}.act1", *(f"{inside}.blocks.{n}" for n in (0, 1, 3, 5))]
+    assert found == stages
     with torch.inference_mode():
         expected = net((images - torch.tensor(MEAN).view(3, 1, 1)) / model.std)
         assert (model(images) - expected).abs().max() < 1e-4

@@ -132,7 +132,7 @@ def read_mask(
     )
     kept = values[values != ignore_index] if ignore_index is not None else values
     mask = array.astype(np.int64)
-    if ignore_index != 255 and set(kept.tolist()) <= {0, 255}:
+    if set(kept.tolist()) <= {0, 255}:
         mask = (mask == 255).astype(np.int64)
     elif kept.size and (kept.min() < 0 or kept.max() >= classes):
         listed = ", ".join(f"{value:g}" for value in kept[:6]) + (", ..." if kept.size > 6 else "")
