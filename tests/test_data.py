@@ -677,3 +677,25 @@ def test_real_tiles(shared: Path) -> None:
         FolderDataset(shared / "whu")
     streets = FolderDataset(shared / "camvid", classes=11, ignore_index=11)[0]
     assert streets["mask"].max() < 11
+
+
+def test_nodata_of_a_mask_that_is_a_class_counts(tmp_path: Path) -> None:
+    """Burned masks name 0 nodata: their background must stay background."""
+    values = half().astype(np.uint8)[None]
+    burned = save_tiff(tmp_path / "burned.tif", values, nodata=0)
+    mask, counts = read_mask(burned)
+    assert torch.equal(mask.bool(), torch.from_numpy(half()))
+    assert bool(counts.all())
+    values[0, 0, 0] = 9
+    outside = save_tiff(tmp_path / "outside.tif", values, nodata=9)
+    mask, counts = read_mask(outside)
+    assert int((~counts).sum()) == 1
+    assert not bool(counts[0, 0])
+
+
+def test_nodata_in_one_band_is_no_pixel(tmp_path: Path) -> None:
+    bands = np.ones((3, 4, 5), dtype=np.float32)
+    bands[1, 2, 3] = -9999
+    sample = read_image(save_tiff(tmp_path / "a.tif", bands, nodata=-9999))
+    assert int((~sample["valid"]).sum()) == 1
+    assert float(sample["image"].min()) == 0

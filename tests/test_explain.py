@@ -265,6 +265,13 @@ def test_regions_stay_within_valid() -> None:
     assert torch.equal(region, (ramp() >= 9) & valid)
 
 
+def test_a_failed_map_has_an_empty_region() -> None:
+    failed = made(torch.zeros(4, 4), (8, 8))
+    assert failed.status == "all_zero"
+    assert not failed.region(area=0.5).any()
+    assert failed.region(area=0.5).shape == (8, 8)
+
+
 def test_ties_follow_the_seed() -> None:
     raw = torch.zeros(8, 8)
     raw[:6] = 1

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from toys import toy_images, toy_model
 
 from segproof import Target, explain
+from toys import toy_images, toy_model
 
 STATM = Path("/proc/self/statm")
 

@@ -94,7 +94,7 @@ def read_mask(
 
     A mask of 0 and 255 is binary (255 becomes class 1) unless 255 is `ignore_index`; any other
     values must be class indices below `classes`. `ignore_index` pixels become class 0 and do not
-    count.
+    count, nor do a GeoTIFF's nodata pixels unless its nodata value is a class.
 
     Raises:
         DataError: unknown values (a JPEG mask has dozens), bands that differ, damaged files.
@@ -102,7 +102,7 @@ def read_mask(
     path = Path(path)
     kind = _signature(path)
     if kind == "TIFF":
-        sample = _read_tiff(path, scale=False)
+        sample = _read_tiff(path, scale=False, classes=classes)
         bands, readable = sample["image"].numpy(), sample["valid"]
         array = bands[0]
         same = all(np.array_equal(band, array) for band in bands[1:])
@@ -297,7 +297,8 @@ def _read_pillow(path: Path, *, palette: bool = True) -> npt.NDArray[Any]:
         ) from error
 
 
-def _read_tiff(path: Path, *, scale: bool = True) -> Sample:
+def _read_tiff(path: Path, *, scale: bool = True, classes: int = 0) -> Sample:
+    """Read a GeoTIFF. A nodata value below `classes` is a class: burned masks name 0 nodata."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a plain TIFF is welcome too
@@ -305,7 +306,9 @@ def _read_tiff(path: Path, *, scale: bool = True) -> Sample:
             with rasterio.Env(**_ALONE), rasterio.open(path.resolve(), driver="GTiff") as raster:
                 _check_size(path, raster.count * raster.width * raster.height, *raster.shape[::-1])
                 bands = raster.read()
-                valid = raster.dataset_mask() > 0
+                valid = (raster.read_masks() > 0).all(axis=0)
+                if raster.nodata is not None and 0 <= raster.nodata < classes:
+                    valid[:] = True
                 crs, transform = raster.crs, raster.transform
                 alpha = [c.name for c in raster.colorinterp]
     except (RasterioError, OSError, ValueError) as error:

@@ -55,7 +55,12 @@ class Explanation:
     def region(
         self, *, threshold: float | None = None, area: float | None = None, seed: int = 0
     ) -> Tensor:
-        """The highlighted region, bool [H, W]; see `perturb.binarise`."""
+        """The highlighted region, bool [H, W]; empty where the status is not ok.
+
+        Levels as in `perturb.binarise`.
+        """
+        if self.status != "ok":
+            return torch.zeros(self.size, dtype=torch.bool, device=self.raw.device)
         valid = self.valid
         return binarise(self.heatmap(), threshold=threshold, area=area, valid=valid, seed=seed)
 
