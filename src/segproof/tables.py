@@ -18,6 +18,7 @@ import pandas as pd
 
 from segproof import stats
 from segproof.errors import UnknownNameError
+from segproof.perturb import FILLS, STRATEGIES
 
 __all__ = [
     "Headline",
@@ -47,7 +48,6 @@ Preset = Literal["strict", "paper"]
 Array = npt.NDArray[np.float64]
 ALPHA = 0.05
 VALID_DROP = 0.5
-STRATEGIES = ("background_only", "highlighted_only", "highlighted_and_target")
 SHORT = {"background_only": "M1", "highlighted_only": "M2", "highlighted_and_target": "M3"}
 MEASURES = ("M1", "M2", "M3", "iou_drop")
 LABELS = {
@@ -69,7 +69,7 @@ LABELS = {
     "control:truth": "truth as heatmap",
 }
 # Where several fills are valid the headline uses the first of these: in-distribution ones first.
-FILL_ORDER = ("background_texture", "blur", "image_mean", "neutral", "black", "noise")
+FILL_ORDER = tuple(FILLS)
 KEYS = ["layer", "method", "binarisation", "level", "strategy", "reference", "fill"]
 NOT_OK = ("all_zero", "constant", "non_finite", "empty_region")
 
@@ -270,7 +270,7 @@ def _judged(frame: pd.DataFrame, valid: pd.DataFrame, struck: Any, preset: Prese
 
 @dataclass(frozen=True)
 class Headline:
-    """Where the one-sentence answer is read: matched area, one reference, one fill."""
+    """Where the one-sentence answer is read: one binarisation, one reference, one fill."""
 
     binarisation: str
     reference: str
@@ -281,12 +281,15 @@ class Headline:
 def headline(rows: pd.DataFrame) -> Headline:
     """Choose the headline cell: matched area if there, the commonest reference, a valid fill.
 
+    The paper preset knows no matched area: its headline is at the thresholds, as published.
     Among valid fills the first of FILL_ORDER is taken; without a valid one the first tried.
     """
     methods = rows[~_is_control(rows)]
     source = methods if len(methods) else rows
     kinds = set(source["binarisation"].unique())
-    binarisation = "area" if "area" in kinds or "threshold" not in kinds else "threshold"
+    published = "preset" in source and (source["preset"] == "paper").any()
+    wanted_kinds = ("threshold", "area") if published else ("area", "threshold")
+    binarisation = next((kind for kind in wanted_kinds if kind in kinds), "area")
     counts = source["reference"].value_counts()
     reference = str(counts.index[0]) if len(counts) else ""
     used = [str(fill) for fill in source.loc[source["reference"] == reference, "fill"].unique()]

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from segproof import plot, tables
+from segproof.perturb import STRATEGIES
 from segproof.tables import (
     SHORT,
-    STRATEGIES,
     Preset,
     Tables,
     method_label,
