@@ -232,7 +232,6 @@ def main(strict_folder: str, paper_folder: str) -> None:
         "verdict": f"> {ours['strict'].verdict}",
         "verdict-paper": f"> {ours['paper'].verdict}",
         "best-area": best(ours["strict"], "area"),
-        "best-threshold": best(ours["strict"], "threshold"),
         "ranking": ranking(ours["strict"], "area"),
         "ranking-paper": ranking(ours["paper"], "threshold"),
         "best-paper": best(ours["paper"], "threshold"),
