@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Score = Callable[[Array], float]  # image [B,H,W] -> Y
+Score = Callable[[Array], float]  # image [B,H,W], or activations [K,h,w], -> Y
 
 
 # --- resizing -----------------------------------------------------------------------------------
@@ -132,18 +132,77 @@ def score_cam_paper(A: Array, x: Array, neutral: Array, score: Score) -> Array:
     return weighted(softmax(s), A)
 
 
-def eigen_cam(A: Array, P: Bools) -> Array:
-    """Projection of the centred channels on the first principal direction; sign follows P."""
+def principal(A: Array) -> Array:
+    """Projection of the centred channels on the first principal direction, of either sign."""
     K, h, w = A.shape
     rows = np.array([A[k].ravel() - A[k].mean() for k in range(K)]).T  # [h*w, K]
     covariance = np.zeros((K, K))
     for row in rows:
         covariance += np.outer(row, row)
     _, vectors = np.linalg.eigh(covariance)
-    L = np.asarray((rows @ vectors[:, -1]).reshape(h, w))
+    return np.asarray((rows @ vectors[:, -1]).reshape(h, w))
+
+
+def eigen_cam(A: Array, P: Bools) -> Array:
+    """First principal component; its sign follows P."""
+    L = principal(A)
     seen = resize(L, (P.shape[0], P.shape[1]), align_corners=False)
     covary = ((seen - seen.mean()) * (P - P.mean())).sum()
     return -L if covary < 0 else L
+
+
+def eigen_grad_cam(A: Array, D: Array, P: Bools) -> Array:
+    return eigen_cam(D * A, P)
+
+
+def seg_eigen_cam(A: Array, D: Array) -> Array:
+    L = principal(np.abs(D) * A)
+    return -L if abs(L.min()) > L.max() else L
+
+
+def hires_cam(A: Array, D: Array) -> Array:
+    out = np.zeros(A.shape[1:])
+    for k in range(len(A)):
+        out += D[k] * A[k]
+    return out
+
+
+def layer_cam(A: Array, D: Array) -> Array:
+    out = np.zeros(A.shape[1:])
+    for k in range(len(A)):
+        out += np.maximum(D[k], 0) * A[k]
+    return out
+
+
+def grad_cam_elementwise(A: Array, D: Array) -> Array:
+    out = np.zeros(A.shape[1:])
+    for k in range(len(A)):
+        out += np.maximum(D[k] * A[k], 0)
+    return out
+
+
+def seg_xres_cam(A: Array, D: Array, *, window: int = 4, pool: str = "mean") -> Array:
+    """Each pixel's D is that of its window, of what the picture holds of it."""
+    K, h, w = A.shape
+    out = np.zeros((h, w))
+    for k in range(K):
+        for i in range(h):
+            for j in range(w):
+                top, left = i // window * window, j // window * window
+                part = D[k, top : top + window, left : left + window]
+                out[i, j] += (part.mean() if pool == "mean" else part.max()) * A[k, i, j]
+    return out
+
+
+def ablation_cam(A: Array, rest: Score) -> Array:
+    """`rest`: activations [K,h,w] -> Y, by the part of the network after the layer."""
+    Y = rest(A)
+    w = np.zeros(len(A))
+    for k in range(len(A)):
+        ablated = A.copy()
+        ablated[k] = 0
+        w[k] = (Y - rest(ablated)) / abs(Y)
+    return weighted(w, A)
 
 
 def effective_channels(w: Array) -> float:

@@ -46,6 +46,7 @@ def facts(model: nn.Module, *inputs: Tensor) -> dict[str, Any]:
             ]
             for name, module in model.named_modules()
         },
+        "forward": {name: vars(module).get("forward") for name, module in model.named_modules()},
         "modules": [type(module).__name__ for module in model.modules()],
         "torch_rng": _digest(torch.get_rng_state()),
         "numpy_rng": hashlib.sha256(repr(np.random.get_state()).encode()).hexdigest(),  # noqa: NPY002

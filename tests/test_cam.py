@@ -1,4 +1,4 @@
-"""The five methods: values by hand, the literal formulas, invariants, and nothing left behind."""
+"""All methods: values by hand, the literal formulas, invariants, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -16,17 +16,30 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import reference
-from segproof.cam import METHODS, PAPER_METHODS, RawMap, score_cam
+from segproof.cam import CHANNELWISE, METHODS, PAPER_METHODS, RawMap, score_cam, seg_xres_cam
 from segproof.capture import Capture, capture
 from segproof.errors import ModelError
 from segproof.explain import Explanation, fuse, normalise
 from segproof.model import SegmentationModel
 from segproof.target import BoundTarget, Target
 from sideeffects import Fails, facts, unsettle
-from toys import LAYERS, toy_images, toy_model, toy_truth
+from toys import LAYERS, Shallow, toy_images, toy_model, toy_truth
 
 FIVE = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
-GRADIENT = ("grad_cam", "grad_cam_pp", "xgrad_cam")
+ALL = (
+    *FIVE,
+    "hires_cam",
+    "layer_cam",
+    "grad_cam_elementwise",
+    "seg_xres_cam",
+    "seg_eigen_cam",
+    "eigen_grad_cam",
+    "ablation_cam",
+)
+NETLESS = tuple(method for method in ALL if method != "ablation_cam")  # A and D are enough
+# linear in D and added up over channels
+LINEAR = ("grad_cam", "xgrad_cam", "hires_cam", "seg_xres_cam", "layer_cam", "grad_cam_elementwise")
+GRADIENT = (*LINEAR, "grad_cam_pp", "seg_eigen_cam", "eigen_grad_cam")
 SEEDS = st.integers(0, 10_000)
 # networks and pictures on which no method's map is flat, so that every case shows something
 LIVELY = (1, 3, 4, 5, 7, 12, 14, 16, 18, 23, 25, 27, 29, 34, 36, 38, 45, 47, 48, 49, 51, 53, 56)
@@ -108,6 +121,12 @@ BY_HAND = {
     "grad_cam_pp": [[1 / 7, 2 / 7 + 1 / 6], [3 / 7 + 2 / 6, 4 / 7 + 1 / 6]],
     # A1: (0.5 + 2) / 10 = 1/4; A2: (1 - 2) / 4 = -1/4
     "xgrad_cam": [[0.25, 0.25], [0.25, 0.75]],
+    # D1 A1 = [[1/2, 0], [0, 2]], D2 A2 = [[0, 1], [0, -2]]
+    "hires_cam": [[0.5, 1.0], [0.0, 0.0]],
+    "layer_cam": [[0.5, 1.0], [0.0, 2.0]],
+    "grad_cam_elementwise": [[0.5, 1.0], [0.0, 2.0]],
+    # one window cut by both edges: the means of D, as in Grad-CAM
+    "seg_xres_cam": [[0.25, 0.0], [-0.25, 0.5]],
 }
 
 
@@ -163,7 +182,101 @@ def test_eigen_cam_by_hand(flip: bool, sign: float) -> None:
     np.testing.assert_allclose(got, sign * np.array([[-5.0, -5.0], [-5.0, 15.0]]), atol=1e-12)
 
 
+def test_elementwise_counts_two_negatives_and_layer_cam_does_not() -> None:
+    model = SegmentationModel(Itself(), classes=["roof"])
+    seen = by_hand([[[-1.0, 2.0], [3.0, -4.0]]], [[[-2.0, -1.0], [1.0, 1.0]]])
+    found = {name: raw(name, seen, "layer", model).values[0].tolist() for name in ALL[5:8]}
+    assert found["hires_cam"] == [[2, -2], [3, -4]]
+    assert found["layer_cam"] == [[0, 0], [3, -4]]
+    assert found["grad_cam_elementwise"] == [[2, 0], [3, 0]]
+
+
+@pytest.mark.parametrize(("sides", "sign"), [((1.0, -1.0), 1.0), ((-1.0, 1.0), -1.0)])
+def test_eigen_methods_with_gradients_by_hand(sides: tuple[float, float], sign: float) -> None:
+    """D A and |D| A are (3T, 4T) up to sign: 5 (T - mean T), the sign from P or from the map."""
+    T = np.array([[0.0, 0.0], [0.0, 4.0]])
+    ones = np.ones((2, 2))
+    A = [(3 * T).tolist(), (4 * T).tolist()]
+    seen = by_hand(A, [(sides[0] * ones).tolist(), (sides[0] * ones).tolist()])
+    P = torch.tensor([[[False, False], [False, True]]])
+    seen = replace(seen, bound=replace(seen.bound, prediction=P if sign > 0 else ~P))
+    model = SegmentationModel(Itself(), classes=["roof"])
+    expected = np.array([[-5.0, -5.0], [-5.0, 15.0]])
+    graded = raw("eigen_grad_cam", seen, "layer", model).values[0]
+    np.testing.assert_allclose(graded, sign * expected, atol=1e-12)
+    # the larger excursion is positive, wherever P is
+    for negative in (A, (-np.array(A)).tolist()):
+        turned = replace(seen, activations={"layer": torch.tensor([negative]).double()})
+        found = raw("seg_eigen_cam", turned, "layer", model).values[0]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_eigen_methods_are_three() -> None:
+    """Channel 1 is loud without influence, 2 and 3 are seen through D: three different maps."""
+    T, U = np.array([[0.0, 1.0], [2.0, 9.0]]), np.array([[5.0, 0.0], [1.0, 0.0]])
+    A = [(10 * T).tolist(), U.tolist(), [[1.0, 2.0], [0.0, 4.0]]]
+    zero = [[0.0, 0.0], [0.0, 0.0]]
+    seen = by_hand(A, [zero, [[2.0, 1.0], [-3.0, 1.0]], [[1.0, -1.0], [1.0, -2.0]]])
+    model = SegmentationModel(Itself(), classes=["roof"])
+    maps = [
+        raw(name, seen, "layer", model).values[0]
+        for name in ("eigen_cam", "eigen_grad_cam", "seg_eigen_cam")
+    ]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        first, second = (maps[n] / maps[n].abs().max() for n in (one, other))
+        assert min(distance(first, second), distance(first, -second)) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("bias", "expected"),
+    [
+        # x = [[1, 1], [1, 3]]; A = x and 4 - x, z = 2 A1 + A2 + bias; on R their means are 2, 2
+        (0.0, [[5 / 3, 5 / 3], [5 / 3, 7 / 3]]),  # Y = 6: weights 4/6 and 2/6
+        (-16.0, [[1.0, 1.0], [1.0, 1.4]]),  # Y = -10: 4/10 and 2/10, not their opposite
+        (-6.0, [[10.0, 10.0], [10.0, 14.0]]),  # Y = 0: nothing to divide by
+    ],
+)
+def test_ablation_cam_by_hand(bias: float, expected: list[list[float]]) -> None:
+    net = Shallow([1.0, -1.0], [0.0, 4.0], [2.0, 1.0], bias)
+    model = SegmentationModel(net, classes=["roof"]).double()
+    seen = by_hand([[[1.0, 1.0], [1.0, 3.0]], [[3.0, 3.0], [3.0, 1.0]]], [D1, D2])
+    result = raw("ablation_cam", seen, "layer", model)
+    np.testing.assert_allclose(result.values[0], expected, atol=1e-12)
+    assert result.forwards == 3
+    assert result.effective_channels is None
+
+
+def test_ablation_cam_spends_nothing_on_empty_channels() -> None:
+    net = Shallow([1.0, 0.0, -1.0], [0.0, 0.0, 4.0], [2.0, 9.0, 1.0], 0.0)
+    model = SegmentationModel(net, classes=["roof"]).double()
+    seen = capture(
+        model,
+        by_hand([A1], [D1]).images,
+        Target("roof", "truth"),
+        ["layer"],
+        torch.tensor([[[False, True], [False, True]]]),
+    )
+    result = raw("ablation_cam", seen, "layer", model)
+    assert result.forwards == 3
+    np.testing.assert_allclose(result.values[0], [[5 / 3, 5 / 3], [5 / 3, 7 / 3]], atol=1e-6)
+
+
 # --- literal formulas ---------------------------------------------------------------------------
+def rest_of(model: SegmentationModel, layer: str, seen: Capture, n: int) -> Callable[[Any], float]:
+    """Y of picture n as a function of the layer's activations: the whole network runs each time."""
+
+    def score(activations: Any) -> float:
+        put = torch.from_numpy(activations)[None]
+        handle = model.net.get_submodule(layer).register_forward_hook(lambda m, i, o: put.clone())
+        try:
+            with torch.no_grad():
+                return float(seen.bound.picture(n).score(model(seen.images[n : n + 1]))[0])
+        finally:
+            handle.remove()
+
+    return score
+
+
 def literal(
     method: str, seen: Capture, n: int, layer: str, model: SegmentationModel, paper: bool
 ) -> Any:
@@ -174,8 +287,15 @@ def literal(
         return reference.grad_cam_pp(A, D, paper=paper)
     if method == "xgrad_cam":
         return reference.xgrad_cam(A, D, paper=paper)
+    P = seen.bound.prediction[n].numpy()
     if method == "eigen_cam":
-        return reference.eigen_cam(A, seen.bound.prediction[n].numpy())
+        return reference.eigen_cam(A, P)
+    if method == "eigen_grad_cam":
+        return reference.eigen_grad_cam(A, D, P)
+    if method == "ablation_cam":
+        return reference.ablation_cam(A, rest_of(model, layer, seen, n))
+    if method not in FIVE:
+        return getattr(reference, method)(A, D)
     assert seen.baseline is not None
     x, b = seen.images[n].numpy(), seen.baseline[n].numpy()
 
@@ -192,7 +312,7 @@ def literal(
 @pytest.mark.parametrize("act", ["relu", "silu"])
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("target", [STRICT, PAPER], ids=["strict", "paper"])
-@pytest.mark.parametrize("method", FIVE)
+@pytest.mark.parametrize("method", ALL)
 def test_methods_are_the_literal_formulas(
     method: str, target: Target, layer: str, act: str
 ) -> None:
@@ -358,7 +478,7 @@ def test_score_cam_needs_a_baseline() -> None:
 def test_repeats_are_bitwise_equal(seed: int, layer: str, act: str) -> None:
     model, seen = captured(seed, act=act, dtype=torch.float32)
     again_model, again = captured(seed, act=act, dtype=torch.float32)
-    for method in FIVE:
+    for method in ALL:
         one, other = raw(method, seen, layer, model), raw(method, again, layer, again_model)
         assert torch.equal(one.values, other.values)
         assert lively(one.values)
@@ -368,7 +488,7 @@ def test_repeats_are_bitwise_equal(seed: int, layer: str, act: str) -> None:
 @given(CASES, st.sampled_from(LAYERS))
 def test_a_batch_is_its_pictures(seed: int, layer: str) -> None:
     model, seen = captured(seed, n=3, dtype=torch.float32)
-    for method in FIVE:
+    for method in ALL:
         together = raw(method, seen, layer, model).values
         for n in range(3):
             assert seen.baseline is not None
@@ -441,7 +561,7 @@ def test_scaled_and_shifted_targets_change_no_heatmap(
     model, seen = captured(seed, act="silu")
     scaled = change(seed, model, seen, ChangedTarget(factor=factor))
     shifted = change(seed, model, seen, ChangedTarget(shift=shift))
-    for method in FIVE:
+    for method in ALL:
         plain, status = normalise(raw(method, seen, layer, model).values[0], (16, 16))
         moved = normalise(raw(method, shifted, layer, model).values[0], (16, 16))[0]
         assert (plain - moved).abs().max() < 1e-6, method
@@ -466,7 +586,7 @@ def rebuilt(seen: Capture, edit: Callable[[Tensor, Tensor], tuple[Tensor, Tensor
 
 
 @settings(max_examples=20)
-@given(SEEDS, st.sampled_from(FIVE), st.booleans())
+@given(SEEDS, st.sampled_from(NETLESS), st.booleans())
 def test_order_of_channels_does_not_matter(seed: int, method: str, signed: bool) -> None:
     seen = synthetic(seed, signed=signed)
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
@@ -487,7 +607,7 @@ def test_order_of_channels_does_not_matter(seed: int, method: str, signed: bool)
 
 
 @settings(max_examples=20)
-@given(SEEDS, st.sampled_from(["grad_cam", "xgrad_cam"]), st.integers(0, 4))
+@given(SEEDS, st.sampled_from(LINEAR), st.integers(0, 4))
 def test_a_channel_twice_at_half_its_influence(seed: int, method: str, k: int) -> None:
     """A split in two copies with D/2 each: the same network, so the same map."""
     seen = synthetic(seed)
@@ -515,6 +635,128 @@ def test_units_of_a_channel_do_not_matter(seed: int, method: str, k: int, factor
     other = raw(method, rebuilt(seen, lambda A, D: (A * scale, D / scale)), "layer", model).values
     assert lively(plain)
     assert distance(plain, other) < 1e-6
+
+
+@pytest.mark.parametrize("method", GRADIENT)
+def test_no_gradient_is_an_all_zero_map(method: str) -> None:
+    seen = rebuilt(synthetic(0), lambda A, D: (A, D * 0))
+    model = SegmentationModel(Itself(), classes=["roof"])
+    for known in (METHODS, PAPER_METHODS):
+        result = known[method](seen, "layer", model)
+        values = result.values if isinstance(result, RawMap) else result
+        assert normalise(values[0], (16, 16))[1] == "all_zero"
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ablating_a_layer_without_influence_is_an_all_zero_map(
+    dtype: torch.dtype, batch: int
+) -> None:
+    """Also where the rounding of a forward depends on how many pictures it has."""
+    model = toy_model(3).to(dtype)
+    skipped = nn.Conv2d(3, 4, 3, padding=1).to(dtype)
+
+    class Beside(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net, self.skipped = net, skipped
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.skipped(images)
+            result: Tensor = self.net(images)
+            return result
+
+    model = SegmentationModel(Beside(model.net), classes=["roof"]).eval()
+    images = toy_images(3).to(dtype)
+    seen = capture(model, images, STRICT, ["skipped"], batch=batch)
+    result = raw("ablation_cam", seen, "skipped", model)
+    assert result.forwards == 5
+    assert normalise(result.values[0], (16, 16))[1] == "all_zero"
+
+
+@settings(max_examples=12)
+@given(CASES, st.sampled_from(["relu", "silu"]))
+def test_hires_before_the_head_sums_to_y_without_its_bias(seed: int, act: str) -> None:
+    model, seen = captured(seed, act=act)
+    values = raw("hires_cam", seen, LAYERS[1], model).values
+    assert lively(values)
+    bias = dict(model.net.named_parameters())["segmentation_head.bias"]
+    expected = float(seen.bound.score(seen.logits)[0] - bias.detach()[0])
+    assert float(values.sum()) == pytest.approx(expected, abs=1e-10)
+
+
+@settings(max_examples=20)
+@given(
+    SEEDS,
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 11),
+    st.sampled_from(["mean", "max"]),
+)
+def test_seg_xres_at_every_size_and_window(
+    seed: int, h: int, w: int, window: int, pool: str
+) -> None:
+    seen = rebuilt(synthetic(seed, side=9), lambda A, D: (A[..., :h, :w], D[..., :h, :w]))
+    model = SegmentationModel(Itself(), classes=["roof"])
+    how: dict[str, Any] = {"window": window, "pool": pool}
+    got = seg_xres_cam(seen, "layer", model, **how).values[0]
+    A, D = seen.activations["layer"][0].numpy(), seen.gradients["layer"][0].numpy()
+    np.testing.assert_allclose(got, reference.seg_xres_cam(A, D, **how), atol=1e-12)
+    if window == 1:
+        same = raw("hires_cam", seen, "layer", model).values[0]
+        np.testing.assert_allclose(got, same, atol=1e-12)
+    if window >= max(h, w) and pool == "mean":
+        same = raw("grad_cam", seen, "layer", model).values[0]
+        np.testing.assert_allclose(got, same, atol=1e-12)
+
+
+def test_ablation_cam_does_not_depend_on_the_chunk() -> None:
+    model, seen = captured(5, n=2, dtype=torch.float32)
+    for layer in LAYERS:
+        results = [
+            raw("ablation_cam", replace(seen, batch=batch), layer, model) for batch in (1, 2, 3, 99)
+        ]
+        assert lively(results[0].values)
+        for other in results[1:]:
+            assert distance(results[0].values, other.values) < 2e-5
+            assert other.forwards == results[0].forwards
+
+
+def remade(seed: int, order: Tensor, scale: Tensor) -> tuple[SegmentationModel, SegmentationModel]:
+    """A network, and the same with its last block's channels mixed and rescaled."""
+    model, other = toy_model(seed % 11), toy_model(seed % 11)
+    head = other.net.get_submodule("segmentation_head")
+    assert isinstance(head.weight, Tensor)
+    with torch.no_grad():
+        head.weight.copy_(head.weight[:, order] / scale)
+    block = other.net.get_submodule(LAYERS[1])
+    block.register_forward_hook(lambda m, i, o: o[:, order] * scale)
+    return model, other
+
+
+def remade_maps(seed: int, order: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    maps = []
+    for model in remade(seed, order, scale):
+        seen = capture(model, toy_images(seed), STRICT, LAYERS)
+        maps.append(raw("ablation_cam", seen, LAYERS[1], model).values)
+    assert lively(*maps)
+    return maps[0], maps[1]
+
+
+@settings(max_examples=8)
+@given(CASES)
+def test_ablation_cam_knows_no_order_of_channels(seed: int) -> None:
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
+    plain, mixed = remade_maps(seed, order, torch.ones(5, 1, 1).double())
+    assert distance(plain, mixed) < 1e-9
+
+
+def test_ablation_cam_does_depend_on_the_units_of_a_channel() -> None:
+    """A stated limit: weights say what a channel is worth, activations how large it is drawn."""
+    scale = torch.tensor([1.0, 20.0, 1.0, 1.0, 1.0]).double().view(-1, 1, 1)
+    plain, loud = remade_maps(23, torch.arange(5), scale)
+    first, second = normalise(plain[0], (16, 16))[0], normalise(loud[0], (16, 16))[0]
+    assert (first - second).abs().max() > 0.01
 
 
 @settings(max_examples=15)
@@ -551,7 +793,7 @@ def run(method: str, model: SegmentationModel, images: Tensor, target: Any = STR
     return raw(method, seen, LAYERS[0], model)
 
 
-@pytest.mark.parametrize("method", FIVE)
+@pytest.mark.parametrize("method", ALL)
 def test_the_model_is_untouched(method: str) -> None:
     model, images = toy_model(3), toy_images(3)
     unsettle(model)
@@ -562,7 +804,7 @@ def test_the_model_is_untouched(method: str) -> None:
     assert not result.values.requires_grad
 
 
-@pytest.mark.parametrize("method", FIVE)
+@pytest.mark.parametrize("method", ALL)
 def test_the_mode_of_the_model_does_not_matter(method: str) -> None:
     """Dropout and batch statistics are off whatever mode the model was left in."""
     images = toy_images(3)
@@ -574,15 +816,15 @@ def test_the_mode_of_the_model_does_not_matter(method: str) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, IndexError, KeyboardInterrupt])
-@pytest.mark.parametrize("method", FIVE)
+@pytest.mark.parametrize("method", ALL)
 @pytest.mark.parametrize("place", ["network", "target", "score"])
 def test_the_model_is_untouched_after(place: str, method: str, error: type[BaseException]) -> None:
     model, images = toy_model(3), toy_images(3)
     unsettle(model)
     failing = Fails(error)
     target = failing.target(place, STRICT) if place != "network" else STRICT
-    # Score-CAM is stopped in the middle of its forwards, the others in their only one
-    after = {"network": 2 if method == "score_cam" else 0}.get(place)
+    # these are stopped in the middle of their forwards, the others in their only one
+    after = {"network": 2 if method in CHANNELWISE else 0}.get(place)
     with failing.network(model, after):
         before = facts(model, images)
         with pytest.raises(error, match="on purpose"):
@@ -592,8 +834,8 @@ def test_the_model_is_untouched_after(place: str, method: str, error: type[BaseE
 
 
 def test_method_names_are_these() -> None:
-    assert tuple(METHODS) == FIVE
-    assert tuple(PAPER_METHODS) == FIVE
+    assert tuple(METHODS) == ALL
+    assert tuple(PAPER_METHODS) == ALL
     assert isinstance(PAPER_METHODS["grad_cam_pp"], functools.partial)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segproof.capture import capture
+from segproof.capture import capture, rerun
 from segproof.errors import ModelError, UnknownNameError
 from segproof.model import SegmentationModel
 from segproof.target import Target
@@ -237,3 +237,178 @@ def test_an_in_place_step_behind_the_layer_changes_nothing() -> None:
     # behind the ReLU there is no slope where A is negative
     assert not D[A < 0].any()
     assert D[A > 0].any()
+
+
+# --- going on from a layer ------------------------------------------------------------------------
+class Counts(nn.Conv2d):
+    """A convolution that counts its runs."""
+
+    runs = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.runs += 1
+        return super().forward(images)
+
+
+class Odd(nn.Module):
+    """What a network may do before and behind the layer `shared`, which runs twice.
+
+    A constant from a module, in-place changes whose result is not used, dicts and tuples of maps,
+    a result whose first dimension is not the picture's, a block that is used on both sides.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.first = Counts(3, 4, 3, padding=1)
+        self.split = Split()
+        self.grid = Grid()
+        self.relu = nn.ReLU(inplace=True)
+        self.shared = Counts(4, 4, 3, padding=1)
+        self.both = nn.Sequential(Counts(4, 4, 1), nn.SiLU())
+        self.head = Counts(8, 1, 1)
+        with torch.no_grad():
+            for value in self.parameters():
+                value.copy_(0.4 * torch.randn(value.shape, generator=generator))
+
+    def forward(self, images: Tensor) -> Tensor:
+        parts = self.split(self.first(images))
+        self.relu(parts["low"])
+        joined = torch.cat([parts["low"], parts["rest"][0]], dim=1) + self.grid()
+        once = self.shared(self.both(joined).sigmoid())
+        folded = self.split.fold(once)
+        twice = self.shared(folded)
+        result: Tensor = self.head(torch.cat([once, self.both(twice)], dim=1))
+        return result
+
+
+class Split(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fold = Fold()
+
+    def forward(self, maps: Tensor) -> dict[str, object]:
+        return {"low": maps[:, :2] - 0.2, "rest": (maps[:, 2:], None)}
+
+
+class Fold(nn.Module):
+    """Rows of tiles as pictures of their own, and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tile = nn.Identity()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        n, k, h, w = maps.shape
+        tiles = self.tile(
+            maps.reshape(n, k, 2, h // 2, w).transpose(1, 2).reshape(-1, k, h // 2, w)
+        )
+        centred: Tensor = tiles - tiles.mean(dim=(2, 3), keepdim=True)
+        return centred.reshape(n, 2, k, h // 2, w).transpose(1, 2).reshape(n, k, h, w)
+
+
+class Grid(nn.Module):
+    def forward(self) -> Tensor:
+        return torch.linspace(-1, 1, 16, dtype=torch.float64).view(1, 1, 1, 16)
+
+
+def odd_model() -> SegmentationModel:
+    return SegmentationModel(Odd(), classes=["roof"]).double().eval()
+
+
+def replaced(model: SegmentationModel, path: str, put: Tensor, image: Tensor, run: int) -> Tensor:
+    """The whole network on n equal pictures, the layer's result replaced in its run `run`."""
+    runs = 0
+
+    def hook(_module: nn.Module, _inputs: object, _result: object) -> Tensor | None:
+        nonlocal runs
+        runs += 1
+        return put.clone() if runs == run else None
+
+    handle = model.net.get_submodule(path).register_forward_hook(hook)
+    try:
+        with torch.no_grad():
+            return model(image.expand(len(put), *image.shape))  # type: ignore[no-any-return]
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(
+    ("path", "last"),
+    [("first", 1), ("shared", 2), ("split.fold", 1), ("both", 2), ("head", 1)],
+)
+def test_rerun_is_the_whole_network_with_the_layer_replaced(path: str, last: int, n: int) -> None:
+    model, image = odd_model(), toy_images(4)[0]
+    channels = 1 if path == "head" else 4
+    generator = torch.Generator().manual_seed(n)
+    with rerun(model, path, image) as (clean, logits_of):
+        with torch.no_grad():
+            assert torch.equal(clean, model(image[None]))
+        for _ in range(2):  # nothing is used up
+            put = torch.randn(n, channels, 16, 16, generator=generator, dtype=torch.float64)
+            before = put.clone()
+            got = logits_of(put)
+            wanted = replaced(model, path, put, image, last)
+            assert torch.allclose(got, wanted, rtol=1e-12, atol=1e-12)
+            assert (got - clean).abs().max() > 1e-3
+            assert torch.equal(put, before)
+
+
+@pytest.mark.parametrize("path", LAYERS)
+@pytest.mark.parametrize("act", ["relu", "silu"])
+def test_rerun_with_what_was_captured_changes_nothing(path: str, act: str) -> None:
+    model, images = toy_model(3, act=act), toy_images(3)
+    seen = capture(model, images, Target("roof"), [path])
+    with rerun(model, path, images[0]) as (_, logits_of):
+        again = logits_of(seen.activations[path].repeat(3, 1, 1, 1))
+    assert torch.allclose(again, seen.logits.expand_as(again), rtol=1e-12, atol=1e-12)
+
+
+def test_rerun_spares_what_comes_before_the_layer() -> None:
+    model, image = odd_model(), toy_images(4)[0]
+    net = model.net
+    assert isinstance(net, Odd)
+    put = torch.zeros(2, 4, 16, 16, dtype=torch.float64)
+    with rerun(model, "shared", image) as (_, logits_of):
+        inner = net.both[0]
+        assert isinstance(inner, Counts)
+        before = (net.first.runs, inner.runs, net.shared.runs, net.head.runs)
+        logits_of(put)
+        spent = (net.first.runs, inner.runs, net.shared.runs, net.head.runs)
+    # of the runs on both sides of the layer only those behind its first one
+    assert [after - old for after, old in zip(spent, before, strict=True)] == [0, 1, 1, 1]
+
+
+def test_hooks_inside_are_served_in_a_rerun() -> None:
+    """A network may carry features around by hooks: they see n pictures, not one."""
+    model, image = odd_model(), toy_images(4)[0]
+    net = model.net
+    assert isinstance(net, Odd)
+    sizes: list[int] = []
+    net.both[0].register_forward_hook(lambda m, i, o: sizes.append(len(o)))
+    with rerun(model, "head", image) as (_, logits_of):
+        sizes.clear()
+        logits_of(torch.zeros(3, 1, 16, 16, dtype=torch.float64))
+    assert sizes == [3, 3]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_rerun_leaves_nothing_behind(after: int, error: type[BaseException]) -> None:
+    model, images = toy_model(3), toy_images(3)
+    unsettle(model)
+    own = model.net.get_submodule("encoder.0")
+    vars(own)["forward"] = own.forward  # someone's own wrapper stays
+    before, fails = facts(model, images), Fails(error)
+
+    def go() -> None:
+        with rerun(model, LAYERS[0], images[0]) as (_, logits_of):
+            for _ in range(2):
+                logits_of(torch.zeros(2, 7, 8, 8, dtype=torch.float64))
+
+    with fails.network(model, after), pytest.raises(error):
+        go()
+    assert facts(model, images) == before
+    go()
+    assert facts(model, images) == before

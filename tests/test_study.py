@@ -28,6 +28,7 @@ from segproof import (
     load_model,
     probabilities,
 )
+from segproof.cam import METHODS
 from segproof.explain import clean_of, explain_all
 from segproof.model import demo_model_spec
 from segproof.perturb import FILLS, make_fill
@@ -192,6 +193,27 @@ def test_plan_counts_what_is_shown(strict: Results, tiles: Path) -> None:
     assert (spent == plan.forwards_per_tile).all()
     assert len(strict.rows) == 2 * plan.shown_per_tile
     assert plan.forwards == 3 * plan.forwards_per_tile
+
+
+def test_a_study_takes_the_published_five_unless_told_otherwise() -> None:
+    five = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
+    needed = {"model": "smp:x", "data": "y", "class": "building"}
+    assert Study.of(**needed).methods == five
+    assert set(five) < set(METHODS)
+    assert Study.of(**needed, methods=tuple(METHODS)).methods == tuple(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("methods", "rounds"),
+    [(("grad_cam",), 0), (("ablation_cam",), 1), (("score_cam", "ablation_cam", "hires_cam"), 2)],
+)
+def test_plan_counts_forwards_for_each_channel(
+    tiles: Path, methods: tuple[str, ...], rounds: int
+) -> None:
+    plan = Study.of(data=str(tiles), **(SMALL | {"methods": methods})).plan()
+    channels = sum(shape.channels for shape in plan.shapes)
+    spent = rounds * (channels + len(plan.shapes))
+    assert plan.forwards_per_tile == 1 + spent + plan.shown_per_tile
 
 
 def test_controls_are_rows(strict: Results) -> None:

@@ -90,6 +90,24 @@ def toy_model(
     return model
 
 
+class Shallow(nn.Module):
+    """One convolution to two channels, and a head: layer `layer`, all by hand."""
+
+    def __init__(self, layer: list[float], offsets: list[float], head: list[float], bias: float):
+        super().__init__()
+        self.layer = nn.Conv2d(1, len(layer), 1)
+        self.head = nn.Conv2d(len(layer), 1, 1)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor(layer).view(-1, 1, 1, 1))
+            self.layer.bias.copy_(torch.tensor(offsets))  # type: ignore[union-attr]
+            self.head.weight.copy_(torch.tensor(head).view(1, -1, 1, 1))
+            self.head.bias.fill_(bias)  # type: ignore[union-attr]
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.head(self.layer(images))
+        return result
+
+
 def toy_images(seed: int = 0, n: int = 1, side: int = 16) -> Tensor:
     """Smooth random pictures in [0, 1], float64 [n, 3, side, side]."""
     generator = torch.Generator().manual_seed(1000 + seed)

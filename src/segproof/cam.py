@@ -12,21 +12,29 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate, max_pool2d
 
-from segproof.capture import Capture
+from segproof.capture import Capture, rerun
 from segproof.errors import ModelError
 from segproof.model import SegmentationModel, evaluating, probabilities
 
 __all__ = [
+    "CHANNELWISE",
     "METHODS",
     "PAPER_METHODS",
     "Method",
     "RawMap",
+    "ablation_cam",
     "eigen_cam",
+    "eigen_grad_cam",
     "grad_cam",
+    "grad_cam_elementwise",
     "grad_cam_pp",
+    "hires_cam",
+    "layer_cam",
     "score_cam",
+    "seg_eigen_cam",
+    "seg_xres_cam",
     "xgrad_cam",
 ]
 
@@ -35,8 +43,8 @@ _PIXELS: Final = 1 << 16  # columns per block of the covariance: bounds its floa
 
 
 class RawMap(NamedTuple):
-    """A signed map [N, h, w], with Score-CAM's effective channels [N] and forwards where it has
-    them.
+    """A signed map [N, h, w], Score-CAM's effective channels [N], and the forwards that were
+    spent.
     """
 
     values: Tensor
@@ -101,6 +109,51 @@ def xgrad_cam(
     else:
         weights = (slope * activation / (total[..., None, None] + eps)).sum(dim=(2, 3))
     return RawMap(_weighted_sum(weights, activation))
+
+
+def hires_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
+    """HiRes-CAM: sum over k of D_k * A_k, pixel by pixel (draelos2020hirescam).
+
+    Before a last 1x1 convolution the map sums to Y minus the bias: nothing else is highlighted.
+    """
+    return RawMap((capture.gradients[layer] * capture.activations[layer]).sum(dim=1))
+
+
+def layer_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
+    """Layer-CAM: sum over k of ReLU(D_k) * A_k, pixel by pixel (jiang2021layercam)."""
+    return RawMap((capture.gradients[layer].relu() * capture.activations[layer]).sum(dim=1))
+
+
+def grad_cam_elementwise(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
+    """Grad-CAM element-wise: sum over k of ReLU(D_k * A_k), pixel by pixel (gildenblat2021cam).
+
+    Layer-CAM where activations are not negative; where they are, two negatives count.
+    """
+    return RawMap((capture.gradients[layer] * capture.activations[layer]).relu().sum(dim=1))
+
+
+def seg_xres_cam(
+    capture: Capture,
+    layer: str,
+    model: SegmentationModel,
+    *,
+    window: int = 4,
+    pool: Literal["mean", "max"] = "mean",
+) -> RawMap:
+    """Seg-XRes-CAM: HiRes-CAM with D pooled over windows of `window` x `window` pixels of the layer
+    and spread over them again (hasany2023segxrescam).
+
+    A window of 1 is HiRes-CAM, one of the whole layer Grad-CAM. Windows cut by the right and lower
+    edge pool what they hold, so every size will do; the published code fills them with zeros there.
+    """
+    slope, activation = capture.gradients[layer], capture.activations[layer]
+    height, width = slope.shape[-2:]
+    if pool == "mean":
+        pooled = avg_pool2d(slope, window, ceil_mode=True, count_include_pad=False)
+    else:
+        pooled = max_pool2d(slope, window, ceil_mode=True)
+    spread = pooled.repeat_interleave(window, dim=2).repeat_interleave(window, dim=3)
+    return RawMap((spread[:, :, :height, :width] * activation).sum(dim=1))
 
 
 def score_cam(
@@ -169,6 +222,47 @@ def _masks(activation: Tensor, size: torch.Size, *, published: bool) -> Tensor:
     return (masks - low) / (high - low + (1e-8 if published else 0.0))
 
 
+def ablation_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
+    """Ablation-CAM: w_k = (Y - Y with A_k zeroed) / |Y|; sum over k of w_k A_k (desai2020ablation).
+
+    |Y| is the published Y wherever that is positive; a negative Y, as mean logits can be, would
+    turn the map round. Channels that are zero everywhere weigh 0 and cost no forward. Only what
+    runs after the layer is run for each channel (`capture.rerun`). A map whose every change of Y is
+    rounding noise is zero.
+    """
+    activation, rows, forwards = capture.activations[layer], [], 0
+    for n in range(activation.shape[0]):
+        drops, cost = _ablated_drops(capture, activation[n], n, layer, model)
+        rows.append(drops)
+        forwards += cost
+    return RawMap(_weighted_sum(torch.stack(rows).to(activation), activation), forwards=forwards)
+
+
+def _ablated_drops(
+    capture: Capture, activation: Tensor, n: int, layer: str, model: SegmentationModel
+) -> tuple[Tensor, int]:
+    """Relative loss of Y of picture n without each channel of its activations [K, h, w]: [K], and
+    the forwards spent.
+    """
+    bound = capture.bound.picture(n)
+    channels = activation.flatten(1).any(dim=1).nonzero()[:, 0]
+    with rerun(model, layer, capture.images[n]) as (clean, logits_of):
+        # summed in float64: one channel may change Y by less than a float32 sum is exact
+        whole = bound.score(clean.double())[0]
+        scores = whole.repeat(len(activation))
+        for start in range(0, len(channels), capture.batch):
+            part = channels[start : start + capture.batch]
+            ablated = activation.repeat(len(part), 1, 1, 1)
+            ablated[torch.arange(len(part)), part] = 0
+            scores[part] = bound.score(logits_of(ablated).double())
+    drops, size = whole - scores, whole.abs()
+    if drops.abs().max() <= 8 * torch.finfo(activation.dtype).eps * size:
+        return torch.zeros_like(drops), 1 + len(channels)
+    # Y about 0: the common divisor is left out, which no heatmap shows
+    usable = size > TINY * drops.abs().max()
+    return drops / torch.where(usable, size, 1.0), 1 + len(channels)
+
+
 def eigen_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
     """Eigen-CAM: sum over k of v_k A_k, channels centred, v the first principal direction.
 
@@ -176,19 +270,44 @@ def eigen_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
     correlates with the predicted mask P. Class-agnostic: the target only chooses the sign, and
     channels without influence on the output count (muhammad2020eigencam).
     """
-    activation = capture.activations[layer]
-    centred = activation.flatten(2) - activation.flatten(2).mean(dim=2, keepdim=True)
-    maps = []
-    for n in range(centred.shape[0]):
-        rows = centred[n]
+    projection = _principal(capture.activations[layer])
+    return RawMap(projection * _sign(capture, projection)[:, None, None])
+
+
+def eigen_grad_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
+    """Eigen-Grad-CAM: Eigen-CAM of D * A instead of A, the sign again from P (gildenblat2021cam).
+
+    The sign of the gradients is lost with that of v: what speaks against the class can stand out.
+    """
+    projection = _principal(capture.gradients[layer] * capture.activations[layer])
+    return RawMap(projection * _sign(capture, projection)[:, None, None])
+
+
+def seg_eigen_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
+    """Seg-Eigen-CAM: first principal component of |D| * A, flipped where |min| > max.
+
+    Another method than Eigen-CAM, which has no gradients, and than Eigen-Grad-CAM, which has signed
+    ones; the sign comes from the map alone, not from P (chung2025segeigencam).
+    """
+    projection = _principal(capture.gradients[layer].abs() * capture.activations[layer])
+    flip = -projection.amin(dim=(1, 2)) > projection.amax(dim=(1, 2))
+    return RawMap(torch.where(flip[:, None, None], -projection, projection))
+
+
+def _principal(maps: Tensor) -> Tensor:
+    """Projection [N, h, w] of the centred channels of maps [N, K, h, w] on their first principal
+    direction, of either sign.
+    """
+    centred = maps.flatten(2) - maps.flatten(2).mean(dim=2, keepdim=True)
+    found = []
+    for rows in centred:
         covariance = torch.zeros(rows.shape[0], rows.shape[0], dtype=torch.float64)
         for block in torch.split(rows, _PIXELS, dim=1):
             wide = block.double()
             covariance += (wide @ wide.T).cpu()
         direction = torch.linalg.eigh(covariance).eigenvectors[:, -1].to(rows)
-        maps.append((direction @ rows).view(activation.shape[-2:]))
-    projection = torch.stack(maps)
-    return RawMap(projection * _sign(capture, projection)[:, None, None])
+        found.append((direction @ rows).view(maps.shape[-2:]))
+    return torch.stack(found)
 
 
 def _sign(capture: Capture, projection: Tensor) -> Tensor:
@@ -212,7 +331,17 @@ METHODS: Final[dict[str, Method]] = {
     "xgrad_cam": xgrad_cam,
     "score_cam": score_cam,
     "eigen_cam": eigen_cam,
+    "hires_cam": hires_cam,
+    "layer_cam": layer_cam,
+    "grad_cam_elementwise": grad_cam_elementwise,
+    "seg_xres_cam": seg_xres_cam,
+    "seg_eigen_cam": seg_eigen_cam,
+    "eigen_grad_cam": eigen_grad_cam,
+    "ablation_cam": ablation_cam,
 }
+
+# Those that cost about one forward per channel of the layer.
+CHANNELWISE: Final = frozenset({"score_cam", "ablation_cam"})
 
 # The same methods with the constants of the published protocol (measures.md, "paper" in detail).
 PAPER_METHODS: Final[dict[str, Method]] = {

@@ -1,7 +1,10 @@
-"""One forward and one partial backward give the activations and gradients of all asked layers."""
+"""One forward and one partial backward give the activations and gradients of all asked layers;
+`rerun` goes on from a layer with other activations.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +17,9 @@ from segproof.errors import ModelError, UnknownNameError
 from segproof.model import SegmentationModel, evaluating
 from segproof.target import BoundTarget, Target
 
-__all__ = ["Capture", "capture"]
+__all__ = ["Capture", "capture", "rerun"]
+
+Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -140,3 +145,160 @@ def _recording(model: SegmentationModel, layers: Sequence[str]) -> Iterator[dict
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def rerun(
+    model: SegmentationModel, path: str, image: Tensor
+) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    """Logits [1, K, H, W] of one picture [B, H, W], and a function of the layer's activations.
+
+    The function takes activations [n, K, h, w] to be put in place of the layer's and returns logits
+    [n, K, H, W]. Modules that had returned before the layer did are not run again: their results
+    are handed out, repeated n times. One is run again where that might not be the same: outputs
+    other than tensors [1, ...] of three dimensions and more in lists, tuples and dicts; no tensor
+    among the inputs, or one changed in place; hooks on modules inside. A layer that runs several
+    times is replaced in its last run, the one that is captured.
+    """
+    layer = model.net.get_submodule(path)
+    past = _Past()
+    put: Tensor | None = None
+    runs = last = 0
+
+    def hook(_module: nn.Module, _inputs: Any, _result: Any) -> Tensor | None:
+        nonlocal runs
+        runs, past.over = runs + 1, True
+        # a copy, as in a capture: an in-place ReLU behind the layer may not change the argument
+        return put.clone() if put is not None and runs == last else None
+
+    def logits_of(activations: Tensor) -> Tensor:
+        nonlocal put, runs
+        put, runs = activations, 0
+        past.rewind(len(activations))
+        try:
+            with _forwards(model.net, past.replay):
+                logits: Tensor = model(image.expand(len(activations), *image.shape))
+        finally:
+            put = None
+        return logits
+
+    with torch.no_grad(), evaluating(model):
+        handle = layer.register_forward_hook(hook)
+        try:
+            with _forwards(model.net, past.record):
+                clean = model(image[None])
+            last = runs
+            yield clean, logits_of
+        finally:
+            handle.remove()
+
+
+class _Past:
+    """Results of the modules that have returned, in order, until the layer has (`over`)."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._results: list[tuple[nn.Module, Any]] = []
+        self._left: dict[nn.Module, deque[Any]] = {}
+        self._repeats = 1
+
+    def record(self, module: nn.Module, forward: Forward) -> Forward:
+        def recorded(*inputs: Any, **named: Any) -> Any:
+            if self.over:
+                return forward(*inputs, **named)
+            start, given = len(self._results), _tensors((inputs, named))
+            before = _versions(given)
+            result = forward(*inputs, **named)
+            # without a picture among its inputs, a result need not be one per picture
+            same = bool(before) and before == _versions(given)
+            if same and self._can_keep(module, result):
+                del self._results[start:]  # what ran inside is not needed beside the whole
+                # a copy: what follows may change the result in place
+                self._results.append((module, _each(result, Tensor.clone)))
+            return result
+
+        return recorded
+
+    def _can_keep(self, module: nn.Module, result: Any) -> bool:
+        # over by now: the layer ran inside this module
+        return not self.over and _repeatable(result) and not _watched(module)
+
+    def rewind(self, repeats: int) -> None:
+        self._left, self._repeats = {}, repeats
+        for module, result in self._results:
+            self._left.setdefault(module, deque()).append(result)
+
+    def replay(self, module: nn.Module, forward: Forward) -> Forward:
+        def replayed(*inputs: Any, **named: Any) -> Any:
+            if not self._left.get(module):
+                return forward(*inputs, **named)
+            # cat copies and keeps the memory layout, which the speed of convolutions depends on
+            return _each(self._left[module].popleft(), lambda one: torch.cat([one] * self._repeats))
+
+        return replayed
+
+
+@contextmanager
+def _forwards(net: nn.Module, wrap: Callable[[nn.Module, Forward], Forward]) -> Iterator[None]:
+    """Each sub-module's `forward` wrapped inside; hooks run as ever, around the wrapper."""
+    changed: list[tuple[nn.Module, Forward | None]] = []
+    try:
+        for module in net.modules():
+            if module is net or isinstance(module, torch.jit.ScriptModule):
+                continue
+            changed.append((module, vars(module).get("forward")))
+            vars(module)["forward"] = wrap(module, module.forward)
+        yield
+    finally:
+        for module, own in changed:
+            vars(module).pop("forward", None)
+            if own is not None:
+                vars(module)["forward"] = own
+
+
+def _each(result: Any, edit: Callable[[Tensor], Tensor]) -> Any:
+    """`edit` of every tensor in nested lists, tuples and dicts; anything else as it is."""
+    if isinstance(result, Tensor):
+        return edit(result)
+    if type(result) in (list, tuple):
+        return type(result)(_each(part, edit) for part in result)
+    if type(result) is dict:
+        return {name: _each(part, edit) for name, part in result.items()}
+    return result
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def keep(value: Tensor) -> Tensor:
+        found.append(value)
+        return value
+
+    _each(values, keep)
+    return found
+
+
+def _versions(tensors: list[Tensor]) -> list[int] | None:
+    """How often each was changed in place; None where that is not counted (inference mode)."""
+    if any(value.is_inference() for value in tensors):
+        return None
+    # torch has no public name for it
+    return [value._version for value in tensors]  # noqa: SLF001
+
+
+def _repeatable(result: Any) -> bool:
+    """One picture's results, which those of n pictures of its kind are n times."""
+    if isinstance(result, Tensor):
+        return result.ndim >= 3 and result.shape[0] == 1
+    if type(result) is dict:
+        result = list(result.values())
+    if type(result) in (list, tuple):
+        return bool(result) and all(part is None or _repeatable(part) for part in result)
+    return False
+
+
+def _watched(module: nn.Module) -> bool:
+    """Someone's hooks inside would see nothing if the module were not run."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    inside = (part for part in module.modules() if part is not module)
+    return any(getattr(part, kind) for part in inside for kind in kinds)

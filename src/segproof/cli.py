@@ -27,7 +27,7 @@ from segproof.model import SegmentationModel, demo_model_spec, evaluating, load_
 from segproof.perturb import FILLS
 from segproof.results import Results, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
-from segproof.settings import CONTROLS, read_toml
+from segproof.settings import CONTROLS, PUBLISHED, read_toml
 from segproof.study import Study
 from segproof.target import Preset, Region, Target
 from segproof.terminal import graceful_stop, print_tables, progress_bar
@@ -181,7 +181,10 @@ def study(
     out_: Annotated[
         Path | None, Parameter("--out", help="Run folder; a stopped run is gone on with.")
     ] = None,
-    methods: Annotated[str | None, Parameter(help=f"a,b of {', '.join(METHODS)}. [all]")] = None,
+    methods: Annotated[
+        str | None,
+        Parameter(help=f"a,b of {', '.join(METHODS)}, or all. [{','.join(PUBLISHED)}]"),
+    ] = None,
     layers: Annotated[str | None, Parameter(help="Aliases or paths. [decoder:1,decoder:2]")] = None,
     thresholds: Annotated[str | None, Parameter(help="[0.1,0.2,0.3,0.4,0.5]")] = None,
     areas: Annotated[str | None, Parameter(help="Matched areas. [0.05,0.1,0.2,0.3]")] = None,

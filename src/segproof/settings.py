@@ -17,7 +17,7 @@ from segproof.model import SegmentationModel, load_model
 from segproof.perturb import FILLS
 from segproof.target import PRESETS, Preset, Region, Target
 
-__all__ = ["CONTROLS", "Settings"]
+__all__ = ["CONTROLS", "PUBLISHED", "Settings"]
 
 CONTROLS: Final = (
     "original",
@@ -29,6 +29,7 @@ CONTROLS: Final = (
     "edges",
     "truth",
 )
+PUBLISHED: Final = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
 Fusion = Literal["mean", "max", "product"]
 
 
@@ -36,7 +37,8 @@ class Settings(BaseModel):
     """All settings of a study; immutable, the same keys in Python, on the command line and in TOML.
 
     `region` is what is explained and read ("truth", as published, or "prediction"); `fills` None
-    means neutral in `paper` and the two least artificial valid ones in `strict`.
+    means neutral in `paper` and the two least artificial valid ones in `strict`. `methods` are the
+    five published ones unless others of METHODS are named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -44,7 +46,7 @@ class Settings(BaseModel):
     model: str
     data: str
     class_: str = Field(alias="class")
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = PUBLISHED
     layers: tuple[str, ...] = ("decoder:1", "decoder:2")
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
     areas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)

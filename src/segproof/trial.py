@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from segproof import tables
+from segproof.cam import CHANNELWISE
 from segproof.capture import Capture, capture
 from segproof.data import Sample, SampleSource, digest_of
 from segproof.errors import DataError, ModelError
@@ -88,10 +89,12 @@ class Plan:
 
     @property
     def forwards_per_tile(self) -> int:
-        """Forwards per tile at most: capture, Score-CAM's channels, perturbed pictures."""
-        masked = "score_cam" in self.study.methods
-        channels = sum(layer.channels + 1 for layer in self.shapes) if masked else 0
-        return 1 + channels + self.shown_per_tile
+        """Forwards per tile at most: capture, those that methods spend on each channel, perturbed
+        pictures.
+        """
+        channelwise = len(CHANNELWISE.intersection(self.study.methods))
+        spent = channelwise * sum(layer.channels + 1 for layer in self.shapes)
+        return 1 + spent + self.shown_per_tile
 
     @property
     def forwards(self) -> int:
