@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from segproof import cli
-from segproof.model import demo_model_spec
+from segproof.load import demo_model_spec
 from segproof.scenes import write_scenes
 
 MODEL = demo_model_spec()

@@ -17,14 +17,8 @@ from torch import Tensor, nn
 
 from segproof.data import FolderDataset
 from segproof.errors import ModelError, UnknownNameError
-from segproof.model import (
-    SegmentationModel,
-    demo_model_spec,
-    evaluating,
-    load_model,
-    probabilities,
-    save_model,
-)
+from segproof.load import demo_model_spec, load_model, save_model
+from segproof.model import SegmentationModel, evaluating, probabilities
 from toys import ToyNet, toy_images, toy_model
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -110,7 +104,7 @@ def test_low_resolution_logits_are_resized_to_the_image(size: tuple[int, int]) -
 @pytest.mark.parametrize(
     ("answer", "pick"),
     [
-        (lambda x: {"out": x[:, :2], "aux": x}, lambda result: result["out"]),
+        (lambda x: {"a": x[:, :2], "b": x[:, 1:]}, lambda result: result["a"]),
         (lambda x: (x, [x, x[:, :2]]), lambda result: result[1][1]),
     ],
 )

@@ -35,7 +35,8 @@ from segproof.cam import PAPER_METHODS, RawMap
 from segproof.capture import capture
 from segproof.data import read_image, read_mask
 from segproof.explain import normalise
-from segproof.model import SegmentationModel, load_model
+from segproof.load import load_model
+from segproof.model import SegmentationModel
 from segproof.target import Target
 
 TOLERANCE = 1e-5

@@ -6,11 +6,15 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
 
 from segproof import Study, cli
-from segproof.model import demo_model_spec, load_model
+from segproof.load import demo_model_spec, load_model
 from segproof.scenes import write_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,9 +37,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_python_lines_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    [code] = blocks("python")
+    code, *_ = blocks("python")
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
     assert capsys.readouterr().out.startswith("ok torch.Size([96, 96]) tensor(922)")
+
+
+@pytest.mark.parametrize("place", [1, 2, 3], ids=["hf", "torchvision", "own"])
+def test_networks_of_other_kinds_run(folder: Path, place: int) -> None:
+    code = blocks("python")[place]
+    torch.manual_seed(0)
+    if "SEGFORMER" in code:
+        hf: Any = pytest.importorskip("transformers", reason="the extra hf is not installed")
+        labels = {
+            "id2label": {0: "ground", 1: "building"},
+            "label2id": {"ground": 0, "building": 1},
+        }
+        small = {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "decoder_hidden_size": 16}
+        config = hf.SegformerConfig(**small, num_attention_heads=[1, 1, 2, 2], **labels)
+        hf.SegformerForSemanticSegmentation(config).save_pretrained("SEGFORMER")
+    if "DEEPLAB" in code:
+        net = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
+            weights=None, weights_backbone=None, num_classes=2
+        )
+        save_file(net.state_dict(), "DEEPLAB.safetensors")
+    found: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), found)  # noqa: S102 - our own page
+    assert found["made"].heatmap().shape == (96, 96)
+    assert found["made"].status in ("ok", "all_zero", "no_target")
 
 
 def test_commands_run(folder: Path) -> None:

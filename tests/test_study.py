@@ -30,7 +30,7 @@ from segproof import (
 )
 from segproof.cam import METHODS
 from segproof.explain import clean_of, explain_all
-from segproof.model import demo_model_spec
+from segproof.load import demo_model_spec
 from segproof.perturb import FILLS, make_fill
 from segproof.results import COLUMNS
 from segproof.scenes import write_scenes

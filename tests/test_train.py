@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from segproof.data import FolderDataset, Sample, SampleSource
 from segproof.errors import DataError, ModelError, SegproofError, StudyError, UnknownNameError
-from segproof.model import demo_model_spec, load_model
+from segproof.load import demo_model_spec, load_model
 from segproof.scenes import SceneDataset, write_scenes
 from segproof.train import score, train
 

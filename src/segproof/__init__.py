@@ -4,8 +4,9 @@ from segproof.cam import METHODS
 from segproof.data import FolderDataset, Sample, read_image, read_mask
 from segproof.errors import DataError, ModelError, SegproofError, StudyError, UnknownNameError
 from segproof.explain import Explanation, explain, explain_all, fuse
+from segproof.load import load_model, save_model
 from segproof.measures import MEASURES
-from segproof.model import Layer, SegmentationModel, load_model, probabilities, save_model
+from segproof.model import Layer, SegmentationModel, probabilities
 from segproof.perturb import FILLS, STRATEGIES, binarise
 from segproof.results import Results
 from segproof.settings import CONTROLS

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segproof.errors import ModelError, UnknownNameError
+from segproof.layers import as_grid
 from segproof.model import SegmentationModel, evaluating
 from segproof.target import BoundTarget, Target
 
@@ -27,8 +28,8 @@ class Capture:
     """What every method reads: clean pictures, logits, the bound target, and per layer A and D.
 
     `images` [N, B, H, W], `logits` [N, K, H, W], `activations[path]` and `gradients[path]` [N, K,
-    h, w] with D = dY/dA. `baseline` [N, B, H, W] is what masked-input methods put in place of
-    hidden pixels, `batch` how many masked pictures they show the network at a time.
+    h, w] with D = dY/dA; tokens come as grids. `baseline` [N, B, H, W] is what masked-input methods
+    put in place of hidden pixels, `batch` how many masked pictures they show at a time.
     """
 
     images: Tensor
@@ -65,7 +66,7 @@ def capture(
     """
     images = images.to(model.device)
     with evaluating(model), _frozen(model):
-        with torch.set_grad_enabled(gradients), _recording(model, layers) as found:
+        with torch.set_grad_enabled(gradients), _recording(model, layers, images) as found:
             logits = model(images)
         missing = [path for path in layers if path not in found]
         if missing:
@@ -115,23 +116,29 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _recording(model: SegmentationModel, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def _recording(
+    model: SegmentationModel, layers: Sequence[str], images: Tensor
+) -> Iterator[dict[str, Tensor]]:
     modules = dict(model.net.named_modules())
+    size = (images.shape[-2], images.shape[-1])
     found: dict[str, Tensor] = {}
 
-    def keep(path: str) -> Callable[[nn.Module, Any, Any], Tensor]:
-        def hook(_module: nn.Module, _inputs: Any, result: Any) -> Tensor:
-            if not isinstance(result, Tensor) or result.ndim != 4:
+    def keep(path: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(module: nn.Module, _inputs: Any, result: Any) -> Any:
+            made = as_grid(module, result, len(images), size)
+            if made is None:
                 shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
                 raise ModelError(
-                    f"layer {path} returning {shape}", "[N, K, h, w]", "choose another"
+                    f"layer {path} returning {shape} for images of {size[0]} x {size[1]} pixels",
+                    "a map [N, K, h, w] or tokens of a grid over the image",
+                    "choose another; `layers` lists those that fit",
                 )
-            if torch.is_grad_enabled() and not result.requires_grad:
-                result = result.detach().requires_grad_()
-            found[path] = result
+            grid, put_back = made
+            if torch.is_grad_enabled() and not grid.requires_grad:
+                grid = grid.detach().requires_grad_()
+            found[path] = grid
             # a copy goes on, so that an in-place ReLU behind the layer cannot change what is kept
-            copy: Tensor = result.clone()
-            return copy
+            return put_back(grid.clone())
 
         return hook
 

@@ -23,7 +23,8 @@ from segproof.cam import METHODS
 from segproof.data import FolderDataset, read_image, read_mask
 from segproof.errors import DataError, SegproofError, StudyError
 from segproof.explain import DEFAULT_FILLS, Explanation, explain, resolve_method
-from segproof.model import SegmentationModel, demo_model_spec, evaluating, load_model
+from segproof.load import demo_model_spec, load_model
+from segproof.model import SegmentationModel, evaluating
 from segproof.perturb import FILLS
 from segproof.results import Results, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
@@ -69,7 +70,7 @@ out = Console(width=None if sys.stdout.isatty() else 120)  # wide enough for the
 err = Console(stderr=True, soft_wrap=True)
 
 ModelFlag = Annotated[
-    str, Parameter("--model", help="smp:DIR, a folder written by save_pretrained.")
+    str, Parameter("--model", help="smp:DIR, hf:DIR, torchvision:NAME:FILE or python:MOD:FACTORY.")
 ]
 ClassesFlag = Annotated[
     str | None, Parameter("--classes", help="Class names, a,b,c, where segproof.json has none.")
@@ -79,6 +80,10 @@ StdFlag = Annotated[str | None, Parameter("--std", help="Normalisation deviation
 ActivationFlag = Annotated[
     Literal["softmax", "sigmoid"] | None,
     Parameter("--activation", help="softmax (one class per pixel) or sigmoid (several)."),
+]
+
+AllowFlag = Annotated[
+    bool, Parameter("--allow-code", negative=(), help="Let python:MOD:FACTORY run its code.")
 ]
 
 
@@ -91,9 +96,10 @@ def layers(
     activation: ActivationFlag = None,
     mean: MeanFlag = None,
     std: StdFlag = None,
+    allow_code: AllowFlag = False,
 ) -> int:
     """List the layers worth explaining: alias, module path, stride, channels, size of the map."""
-    network = _load(model, classes, activation, mean, std)
+    network = _load(model, classes, activation, mean, std, allow_code)
     table = Table("alias", "module path", box=None, header_style="bold")
     for name in ("stride (px)", "channels", "map (px)"):
         table.add_column(name, justify="right")
@@ -125,9 +131,10 @@ def explain_command(
     activation: ActivationFlag = None,
     mean: MeanFlag = None,
     std: StdFlag = None,
+    allow_code: AllowFlag = False,
 ) -> int:
     """Explain pictures: STEM.npy (heatmap 0-1, float32), STEM.png, explanations.json."""
-    network = _load(model, classes, activation, mean, std)
+    network = _load(model, classes, activation, mean, std, allow_code)
     region = region or ("truth" if preset == "paper" else "prediction")
     if preset == "paper" and region != "truth":
         raise StudyError(
@@ -173,7 +180,7 @@ def explain_command(
 def study(
     config: Annotated[Path | None, Parameter(help="study.toml: the same keys; flags win.")] = None,
     *,
-    model: Annotated[str | None, Parameter(help="smp:DIR")] = None,
+    model: Annotated[str | None, Parameter(help="As for `segproof layers`.")] = None,
     data: Annotated[
         str | None, Parameter(help="Folder with image/label, images/gt or images/masks.")
     ] = None,
@@ -202,6 +209,7 @@ def study(
     batch: Annotated[int | None, Parameter(help="Pictures per forward. [4]")] = None,
     seed: Annotated[int | None, Parameter(help="[0]")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 ... [cpu]")] = None,
+    allow_code: AllowFlag = False,
 ) -> int:
     """Put explanations on trial: tasks 1 (sweep), 2 (IoU drop) and 3 (layers), with a report.
 
@@ -232,7 +240,8 @@ def study(
     folder = out_ or settings.get("out")
     if folder is None:
         raise StudyError("no run folder", "--out DIR", "name a new folder for the results")
-    return _run(Study.of(**{k: v for k, v in settings.items() if k != "out"}), Path(folder))
+    chosen = Study.of(**{k: v for k, v in settings.items() if k != "out"})
+    return _run(chosen, Path(folder), allow_code=allow_code)
 
 
 @app.command(name="report")
@@ -346,6 +355,7 @@ def _load(
     activation: Literal["softmax", "sigmoid"] | None,
     mean: str | None,
     std: str | None,
+    allow_code: bool,
 ) -> SegmentationModel:
     _keep_large_blocks()
     return load_model(
@@ -354,12 +364,13 @@ def _load(
         activation=activation,
         mean=_numbers(mean, "--mean"),
         std=_numbers(std, "--std"),
+        allow_code=allow_code,
     )
 
 
-def _run(chosen: Study, folder: Path) -> int:
+def _run(chosen: Study, folder: Path, *, allow_code: bool = False) -> int:
     _keep_large_blocks()
-    network = chosen.open_model()
+    network = chosen.open_model(allow_code=allow_code)
     source = chosen.open_data(network)
     with graceful_stop(err) as stop, progress_bar(err, "pictures shown") as advance:
         plan: Plan | None = None

@@ -3,61 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import fields, is_dataclass
 from typing import Any, Final, Literal
 
-import safetensors
-import segmentation_models_pytorch as smp
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segproof.errors import ModelError, UnknownNameError
+from segproof.layers import Layer, find_layers, tracing
 
-__all__ = [
-    "Layer",
-    "SegmentationModel",
-    "demo_model_spec",
-    "load_model",
-    "probabilities",
-    "save_model",
-]
+__all__ = ["Layer", "SegmentationModel", "evaluating", "probabilities"]
 
 Activation = Literal["softmax", "sigmoid"]
 
-ARCHITECTURES: Final[dict[str, type[nn.Module]]] = {
-    "Unet": smp.Unet,
-    "UnetPlusPlus": smp.UnetPlusPlus,
-    "MAnet": smp.MAnet,
-    "Linknet": smp.Linknet,
-    "FPN": smp.FPN,
-    "PSPNet": smp.PSPNet,
-    "PAN": smp.PAN,
-    "DeepLabV3": smp.DeepLabV3,
-    "DeepLabV3Plus": smp.DeepLabV3Plus,
-    "UPerNet": smp.UPerNet,
-    "Segformer": smp.Segformer,
-    "DPT": smp.DPT,
-}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A place to explain at: module path, alias (`decoder:1` is coarsest), stride in pixels,
-    channels.
-    """
-
-    path: str
-    alias: str
-    stride: int
-    channels: int
-    size: tuple[int, int]
+LOGIT_NAMES: Final = ("logits", "out", "masks", "mask", "pred", "prediction", "output")
 
 
 def probabilities(logits: Tensor, activation: Activation) -> Tensor:
@@ -71,8 +33,8 @@ class SegmentationModel(nn.Module):
 
     Normalisation (`mean`, `std`, one value per band, in image units) happens inside, so pictures
     are perturbed in image units. A network with one channel z gets the logits [0, z]: their softmax
-    is exactly (1 - sigmoid(z), sigmoid(z)), and its classes become ("background", name). `output`
-    picks the logits out of whatever the network returns.
+    is exactly (1 - sigmoid(z), sigmoid(z)), and its classes become ("background", name). The logits
+    are found in a tensor, mapping, dataclass or tuple; `output` picks them out of anything else.
 
     Raises:
         ModelError: names, channels, mean or std that do not fit each other or the network's output.
@@ -165,17 +127,21 @@ class SegmentationModel(nn.Module):
             )
         try:
             returned = self.net((images - self.mean) / self.std)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             explained = _shape_error(self.net, images, str(error))
             if explained is None:
                 raise
             raise explained from error
-        logits = self.output(returned) if self.output is not None else returned
-        if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] != self.channels:
+        logits = _pick(returned, self.channels) if self.output is None else self.output(returned)
+        if not _is_logits(logits, self.channels):
+            shown = returned if self.output is None else logits
+            fitting = _lambda(returned, self.channels)
             raise ModelError(
-                f"a network that returns {_structure(logits)}",
+                f"a network that returns {_structure(shown)}",
                 f"logits [N, {self.channels}, h, w] for classes {', '.join(self.classes)}",
-                "pass output=, a function that picks the logits, or the right class names",
+                f"pass output={fitting}"
+                if fitting
+                else "pass output=, a function that picks the logits, or the right class names",
             )
         if logits.shape[-2:] != images.shape[-2:]:
             logits = nn.functional.interpolate(
@@ -191,22 +157,11 @@ class SegmentationModel(nn.Module):
         Encoder stages (`encoder:1` finest) come first, then decoder blocks (`decoder:1` coarsest to
         `decoder:-1` finest, also counted from the end).
         """
-        height, width = (size, size) if isinstance(size, int) else size
-        shapes = _trace(self, (1, bands or self.bands or _first_bands(self.net), height, width))
-        found: list[Layer] = []
-        for kind, paths in (("encoder", _encoder(shapes)), ("decoder", _decoder(shapes))):
-            for place, path in enumerate(paths, start=1):
-                shape = shapes[path]
-                found.append(
-                    Layer(
-                        path=path,
-                        alias=f"{kind}:{place}",
-                        stride=round(height / shape[2]),
-                        channels=shape[1],
-                        size=(shape[2], shape[3]),
-                    )
-                )
-        return found
+        sides = (size, size) if isinstance(size, int) else size
+        shape = (1, bands or self.bands or _first_bands(self.net), *sides)
+        with tracing(self.net, 1, sides) as seen, evaluating(self), torch.inference_mode():
+            self(torch.zeros(shape, device=self.device))
+        return find_layers(self.net, seen, self.channels, sides)
 
     def resolve_layer(self, name: str, size: int | tuple[int, int] = 512) -> str:
         """The module path of a layer given by path or alias (`decoder:1`, `decoder:-1`,
@@ -254,147 +209,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def demo_model_spec() -> str:
-    """The specification of the small network that the package ships, for `load_model`."""
-    return f"smp:{Path(__file__).parent / 'assets' / 'demo'}"
-
-
-def load_model(
-    spec: str,
-    *,
-    classes: Sequence[str] | None = None,
-    activation: Activation | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    device: str | torch.device = "cpu",
-) -> SegmentationModel:
-    """Load a network: `smp:DIR`, the folder that smp's `save_pretrained` writes (safetensors only).
-
-    Classes, activation, normalisation and bands come from `segproof.json` in that folder; arguments
-    win over it. Nothing is downloaded and nothing is unpickled.
-
-    Raises:
-        ModelError: a missing or damaged file, weights that do not fit the architecture.
-        UnknownNameError: an unknown scheme or architecture.
-    """
-    scheme, _, rest = spec.partition(":")
-    if scheme != "smp" or not rest:
-        raise UnknownNameError.of("model scheme", spec, ["smp:DIR"])
-    folder = Path(rest)
-    net, settings = _load_smp(folder)
-    values = {"activation": "softmax", **settings}
-    given = {"classes": classes, "activation": activation, "mean": mean, "std": std}
-    values |= {key: value for key, value in given.items() if value is not None}
-    if "classes" not in values:
-        raise ModelError(
-            f"no class names for {folder}",
-            "segproof.json in that folder, or --classes",
-            'write {"classes": [...], "activation": ..., "mean": [...], "std": [...]}',
-        )
-    model = SegmentationModel(
-        net,
-        classes=values["classes"],
-        activation=values["activation"],
-        mean=values.get("mean"),
-        std=values.get("std"),
-    )
-    # convolutions on the CPU run 1.5 to 4 times faster in this layout; values are the same
-    model.net.to(memory_format=torch.channels_last)
-    return model.to(device).eval()
-
-
-def save_model(
-    net: nn.Module,
-    folder: str | Path,
-    *,
-    classes: Sequence[str],
-    config: Mapping[str, Any],
-    activation: Activation = "sigmoid",
-    mean: Sequence[float],
-    std: Sequence[float],
-    bands: Sequence[str] = ("red", "green", "blue"),
-) -> None:
-    """Write `config.json` (`config` + architecture), `model.safetensors` and `segproof.json`.
-
-    The layout is that of smp's `save_pretrained`; `load_model("smp:" + folder)` reads it back.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    description = {"_model_class": type(net).__name__, **config, "encoder_weights": None}
-    settings = {
-        "classes": list(classes),
-        "activation": activation,
-        "mean": list(mean),
-        "std": list(std),
-        "bands": list(bands),
-        "input": "uint8 scaled to [0, 1]",
-    }
-    weights = folder / "model.safetensors"
-    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, weights)
-    weights.chmod(0o644)  # the writer makes it private, the JSON files beside it are not
-    (folder / "config.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
-    (folder / "segproof.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _load_smp(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    config = _read_json(folder / "config.json", "the folder that save_pretrained writes")
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise ModelError(f"no {weights}", "weights as safetensors", "save with save_pretrained")
-    name = str(config.pop("_model_class", "Unet"))
-    if name not in ARCHITECTURES:
-        raise UnknownNameError.of("architecture", name, ARCHITECTURES)
-    config |= {"encoder_weights": None}  # never asks a hub
-    encoder = config.get("encoder_name", "resnet34")
-    # timm takes names such as hf-hub:OWNER/NAME for places to download from
-    if not isinstance(encoder, str) or not re.fullmatch(r"[\w.-]+", encoder):
-        raise ModelError(
-            f"encoder_name {encoder!r} in {folder / 'config.json'}",
-            "the plain name of an encoder",
-            "write the name without a place to load it from",
-        )
-    if config.get("activation") is not None:
-        raise ModelError(
-            f"activation {config['activation']!r} built into the network",
-            "logits",
-            "save it with activation=None",
-        )
-    try:
-        net = ARCHITECTURES[name](**config)
-        net.load_state_dict(load_file(weights))
-    except (
-        *(TypeError, KeyError, ValueError, RuntimeError, AttributeError, IndexError),
-        *(AssertionError, safetensors.SafetensorError),
-    ) as error:
-        first = str(error).splitlines()[0][:300]
-        raise ModelError(
-            f"weights or settings in {folder} that do not fit ({first})",
-            f"config.json and model.safetensors of one smp {name}",
-            "save both again with save_pretrained",
-        ) from error
-    path = folder / "segproof.json"
-    written = _read_json(path, "a JSON object") if path.is_file() else {}
-    settings = {key: value for key, value in written.items() if value is not None}
-    for key, kinds in (("classes", str), ("mean", int | float), ("std", int | float)):
-        value = settings.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, kinds) for item in value):
-            wanted = "names" if kinds is str else "numbers, one per band"
-            raise ModelError(f"{key} {value!r} in {path}", f"a list of {wanted}", "write it again")
-    return net, settings
-
-
-def _read_json(path: Path, expected: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"no readable {path}", expected, "check --model") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error})", expected, "write it again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}", expected, "write it again")
-    return value
-
-
 def _shape_error(net: nn.Module, images: Tensor, message: str) -> ModelError | None:
     """What a network's own RuntimeError says about the images' sides or bands, if it does."""
     if "to have" in message and "channels" in message:
@@ -402,6 +216,12 @@ def _shape_error(net: nn.Module, images: Tensor, message: str) -> ModelError | N
             f"images with {images.shape[1]} bands ({message[:200]})",
             "the bands that the network was trained with",
             "select or reorder the bands, or look at mean and std",
+        )
+    if "Output size is too small" in message or "doesn't match model" in message:
+        return ModelError(
+            f"images of {images.shape[-2]} x {images.shape[-1]} pixels ({message[:200]})",
+            "a size that the network takes",
+            "give larger tiles, or tiles of the size that it was built for",
         )
     stride = int(getattr(getattr(net, "encoder", None), "output_stride", 32))
     height, width = images.shape[-2:]
@@ -423,65 +243,78 @@ def _first_bands(net: nn.Module) -> int:
     return next((module.in_channels for module in convolutions), 3)
 
 
+def _is_logits(value: object, channels: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == channels
+
+
+def _pick(returned: Any, channels: int) -> Any:
+    """The logits in what a network returned, by name or as the only ones that fit; what was
+    returned where neither finds them.
+
+    Among the outputs of deep supervision it is the first of the largest resolution.
+    """
+    entries = _entries(returned)
+    if {"class_queries_logits", "masks_queries_logits"} <= set(entries):
+        return _class_map(entries["class_queries_logits"], entries["masks_queries_logits"])
+    for name in LOGIT_NAMES:
+        if name in entries:
+            inner = _pick(entries[name], channels)
+            return inner if _is_logits(inner, channels) else returned
+    fitting = [value for value in entries.values() if _is_logits(value, channels)]
+    if isinstance(returned, list | tuple) and fitting:
+        return max(fitting, key=lambda value: value.shape[-1] * value.shape[-2])
+    return fitting[0] if len(fitting) == 1 else returned
+
+
+def _class_map(classes: Tensor, masks: Tensor) -> Tensor:
+    """Logits [N, K, h, w] of a network of Q queries: the logarithm of s_k = sum_q p(k | q) m_q.
+
+    `classes` [N, Q, K + 1] are logits, the last one for "no object", m = sigmoid(`masks` [N, Q, h,
+    w]); softmax over the result is s_k / sum_j s_j.
+    """
+    chance = classes.softmax(dim=-1)[..., :-1]
+    scores = torch.einsum("nqk,nqhw->nkhw", chance, masks.sigmoid())
+    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+
+
+def _entries(value: Any) -> dict[Any, Any]:
+    """What a mapping, a sequence or a dataclass holds, by key, place or field."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return dict(zip(value._fields, value, strict=True))
+    if isinstance(value, list | tuple):
+        return dict(enumerate(value))
+    if isinstance(getattr(value, "logits", None), Tensor):
+        return {"logits": value.logits}
+    return {}
+
+
+def _lambda(value: Any, channels: int, at: str = "result") -> str | None:
+    """The source of an `output=` that takes the first entry with the right channels, if any."""
+    if isinstance(value, Tensor):
+        shape = value.shape
+        if _is_logits(value, channels):
+            return f"lambda result: {at}"
+        if value.ndim == 4 and shape[3] == channels:
+            return f"lambda result: {at}.permute(0, 3, 1, 2)"
+        return f"lambda result: {at}[:, None]" if value.ndim == 3 and channels == 1 else None
+    named = is_dataclass(value) or hasattr(value, "_fields")
+    for key, item in _entries(value).items():
+        found = _lambda(item, channels, f"{at}.{key}" if named else f"{at}[{key!r}]")
+        if found is not None:
+            return found
+    return None
+
+
 def _structure(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {_structure(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return "(" + ", ".join(_structure(item) for item in value) + ")"
-    return f"a {type(value).__name__}"
-
-
-def _trace(
-    model: SegmentationModel, shape: tuple[int, int, int, int]
-) -> dict[str, tuple[int, ...]]:
-    """Output shapes [N, K, h, w] of all modules that return one picture-like tensor, in running
-    order.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def remember(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, result: Any) -> None:
-            if isinstance(result, Tensor) and result.ndim == 4:
-                shapes.pop(path, None)
-                shapes[path] = tuple(result.shape)
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(remember(path))
-        for path, module in model.net.named_modules()
-        if path
-    ]
-    try:
-        with evaluating(model), torch.inference_mode():
-            model(torch.zeros(shape, device=model.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
-
-
-def _decoder(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Decoder blocks in running order: children of the last container named `blocks`, else
-    `decoder`.
-    """
-    blocks = [
-        path for path in shapes if path.startswith("decoder.blocks.") and path.count(".") == 2
-    ]
-    if blocks:
-        return blocks
-    return [path for path in shapes if path.startswith("decoder.") and path.count(".") == 1]
-
-
-def _encoder(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """For each resolution the last and outermost encoder module that ran at it, finest first."""
-    last: dict[int, str] = {}
-    for path, shape in shapes.items():
-        # 1 x 1 outputs are gates of squeeze-and-excitation, not maps
-        if path.startswith("encoder.") and shape[2:] != (1, 1):
-            best = last.get(shape[2])
-            if best is None or path.count(".") <= best.count("."):
-                last[shape[2]] = path
-    return [last[height] for height in sorted(last, reverse=True)]
+    inside = ", ".join(f"{key}={_structure(item)}" for key, item in _entries(value).items())
+    return f"{type(value).__name__}({inside})" if inside else f"a {type(value).__name__}"

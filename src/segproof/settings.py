@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from segproof.cam import METHODS
 from segproof.data import FolderDataset
 from segproof.errors import SegproofError, StudyError, UnknownNameError
-from segproof.model import SegmentationModel, load_model
+from segproof.load import load_model
+from segproof.model import SegmentationModel
 from segproof.perturb import FILLS
 from segproof.target import PRESETS, Preset, Region, Target
 
@@ -168,9 +169,9 @@ class Settings(BaseModel):
             words += [f"--{(info.alias or name).replace('_', '-')}", text or "none"]
         return shlex.join([*words, "--out", str(out)])
 
-    def open_model(self) -> SegmentationModel:
-        """Load the network that the settings name."""
-        return load_model(self.model, device=self.device)
+    def open_model(self, *, allow_code: bool = False) -> SegmentationModel:
+        """Load the network that the settings name; `python:` only with `allow_code`."""
+        return load_model(self.model, device=self.device, allow_code=allow_code)
 
     def open_data(self, model: SegmentationModel) -> FolderDataset:
         """Open the tiles that the settings name, with masks of the model's classes."""

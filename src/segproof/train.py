@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from segproof.data import FolderDataset, Sample, SampleSource
 from segproof.errors import DataError, ModelError, StudyError, UnknownNameError
-from segproof.model import ARCHITECTURES, load_model, save_model
+from segproof.load import ARCHITECTURES, load_model, save_model
 from segproof.scenes import SceneDataset
 
 __all__ = ["score", "train"]
