@@ -199,14 +199,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Every sub-module in eval mode inside; each one's own mode again afterwards, also after an
     error.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    training = [module for module in model.modules() if module.training]
     try:
-        for module, _ in modes:
+        for module in training:
             module.training = False
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in training:
+            module.training = True
 
 
 def _shape_error(net: nn.Module, images: Tensor, message: str) -> ModelError | None:
