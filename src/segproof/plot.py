@@ -640,7 +640,7 @@ def gallery(
     if not pictures or not names:
         return _empty(_figure(6, 1.5), "no pictures were kept")
     side = 10.4 / (len(names) + 1)
-    figure = _figure(10.4, side * len(pictures) + 0.95)
+    figure = _figure(10.4, side * len(pictures) + 1.25)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[call-arg,union-attr]
     grid = figure.subplots(len(pictures), len(names) + 1, squeeze=False)
     shown = None
