@@ -16,6 +16,7 @@ from PIL import Image
 
 import reference
 from segproof import (
+    DataError,
     FolderDataset,
     Results,
     Sample,
@@ -325,6 +326,15 @@ def test_one_bad_tile_fails_with_its_reason_and_the_rest_goes_on(tmp_path: Path)
     assert status == {first.stem: "ok", second.stem: "failed", third.stem: "failed"}
     assert "damaged file" in reason[second.stem]
     assert "64 x 96" in reason[third.stem]
+
+
+def test_when_no_tile_can_be_read_the_first_reason_is_told(tmp_path: Path) -> None:
+    for image in write_scenes(tmp_path / "data", 2, seed=2, size=96):
+        values = np.full((96, 96), 7, dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / "data" / "label" / image.name)
+    with pytest.raises(DataError, match=r"none readable; the first: .*\(7\) in the mask"):
+        Study.of(data=str(tmp_path / "data"), **SMALL).run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_tiny_targets_and_classes_never_predicted_are_skipped(

@@ -232,13 +232,19 @@ class Study(Settings):
 
 def _first_size(data: SampleSource) -> tuple[tuple[int, int], int]:
     """Height, width and bands of the first tile that can be read."""
+    first: DataError | None = None
     for position in range(len(data)):
         try:
             bands, height, width = data[position]["image"].shape
-        except DataError:
-            continue  # reported with its reason when the tile is studied
+        except DataError as error:
+            first = first or error  # one bad tile is reported with its reason when it is studied
+            continue
         return (height, width), bands
-    raise DataError(f"{len(data)} tiles, none readable", "at least one", "check --data")
+    if first is None:
+        raise DataError("a data set without a tile", "at least one", "check --data")
+    raise DataError(
+        f"{len(data)} tiles, none readable; the first: {first.found}", first.expected, first.fix
+    ) from first
 
 
 @lru_cache(maxsize=2)
