@@ -201,7 +201,11 @@ def test_any_name_can_be_a_title(name: Any) -> None:
 
 def test_data_uri_keeps_the_bytes() -> None:
     figure = plot.overlay(np.zeros((3, 8, 8)), np.zeros((8, 8)), "x")
-    for data, kind in ((plot.png(figure), "png"), (plot.svg(figure), "svg+xml")):
+    for data, kind in (
+        (plot.png(figure), "png"),
+        (plot.webp(figure), "webp"),
+        (plot.svg(figure), "svg+xml"),
+    ):
         head, _, body = plot.data_uri(data).partition(",")
         assert head == f"data:image/{kind};base64"
         assert base64.b64decode(body) == data

@@ -698,6 +698,13 @@ def png(figure: Figure, *, dpi: int = 110) -> bytes:
     return stream.getvalue()
 
 
+def webp(figure: Figure, *, dpi: int = 110, quality: int = 88) -> bytes:
+    """Return the figure as WebP: photographs take a fifth of the bytes of a PNG."""
+    stream = BytesIO()
+    figure.savefig(stream, format="webp", dpi=dpi, pil_kwargs={"quality": quality, "method": 4})
+    return stream.getvalue()
+
+
 def svg(figure: Figure) -> bytes:
     """Return the figure as SVG, the same bytes each time."""
     stream = BytesIO()
@@ -707,6 +714,7 @@ def svg(figure: Figure) -> bytes:
 
 
 def data_uri(picture: bytes) -> str:
-    """Return PNG or SVG bytes as a data URI."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
+    """Return PNG, WebP or SVG bytes as a data URI."""
+    starts = {b"\x89PNG": "png", b"RIFF": "webp"}
+    kind = starts.get(picture[:4], "svg+xml")
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"

@@ -259,7 +259,7 @@ def _gallery(pictures: Sequence[Mapping[str, Any]]) -> Section:
     if not layers:
         section.add("text", "No pictures were kept for this run.")
     for layer in layers:
-        uri = plot.data_uri(plot.png(plot.gallery(shown, layer), dpi=125))
+        uri = plot.data_uri(plot.webp(plot.gallery(shown, layer), dpi=125))
         section.add("heading", str(layer))
         section.add("picture", Picture(uri, f"heatmaps of all methods at {layer}", ""))
     if len(pictures) > len(shown):
