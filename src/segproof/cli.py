@@ -30,7 +30,7 @@ from segproof.results import Results, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
 from segproof.settings import CONTROLS, PUBLISHED, read_toml
 from segproof.study import Study
-from segproof.target import Preset, Region, Target
+from segproof.target import Preset, Region, Target, check_region
 from segproof.terminal import graceful_stop, print_tables, progress_bar
 from segproof.train import train as train_network
 from segproof.trial import Plan
@@ -137,12 +137,7 @@ def explain_command(
     """Explain pictures: STEM.npy (heatmap 0-1, float32), STEM.png, explanations.json."""
     network = _load(model, classes, activation, mean, std, allow_code)
     region = region or ("truth" if preset == "paper" else "prediction")
-    if preset == "paper" and region != "truth":
-        raise StudyError(
-            f"preset paper with region {region}",
-            "region truth, as published",
-            "use preset strict for other regions",
-        )
+    check_region(preset, region)
     target = Target(class_, region=region, preset=preset)
     index = network.class_index(class_)
     resolve_method(method, preset)

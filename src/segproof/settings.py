@@ -16,7 +16,7 @@ from segproof.errors import SegproofError, StudyError, UnknownNameError
 from segproof.load import load_model
 from segproof.model import SegmentationModel
 from segproof.perturb import FILLS
-from segproof.target import PRESETS, Preset, Region, Target
+from segproof.target import PRESETS, Preset, Region, Target, check_region
 
 __all__ = ["CONTROLS", "PUBLISHED", "Settings"]
 
@@ -108,12 +108,7 @@ class Settings(BaseModel):
             raise StudyError("no method or no layer", "at least one of each", "name them")
         if not self.thresholds and not self.areas:
             raise StudyError("no thresholds and no areas", "at least one level", "name them")
-        if self.preset == "paper" and self.region != "truth":
-            raise StudyError(
-                f"preset paper with region {self.region}",
-                "region truth, as published",
-                "use preset strict for other regions",
-            )
+        check_region(self.preset, self.region)
         if self.fills is not None and not self.fills:
             raise StudyError("an empty list of fills", "at least one", "name them or leave it out")
         return self

@@ -42,7 +42,10 @@ class Study(Settings):
         """
         model = self.open_model() if model is None else model
         data = self.open_data(model) if data is None else data
-        plan = self._resolved(model, data)
+        return self._with_fills(self._resolved(model, data), model, data)
+
+    def _with_fills(self, plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
+        """The resolved plan with the fills named, or chosen by trying them on the first tiles."""
         probe, forwards = probe_fills(self, model, data, plan.tiles)
         fills = self.fills or choose_fills(self, probe)
         return replace(plan, fills=fills, probe=probe, probe_forwards=forwards)
@@ -100,9 +103,9 @@ class Study(Settings):
         started = time.perf_counter()
         model = self.open_model() if model is None else model
         data = self.open_data(model) if data is None else data
-        self._resolved(model, data)
+        resolved = self._resolved(model, data)
         with RunStore(out, self._identity(model, data)) as store:
-            plan = self._stored_plan(store, model, data)
+            plan = self._stored_plan(store, resolved, model, data)
             if planned is not None:
                 planned(plan)
             positions = self._open_positions(store, data, plan.tiles)
@@ -146,16 +149,17 @@ class Study(Settings):
             "tiles": hashlib.sha256(names).hexdigest(),
         }
 
-    def _stored_plan(self, store: RunStore, model: SegmentationModel, data: SampleSource) -> Plan:
+    def _stored_plan(
+        self, store: RunStore, resolved: Plan, model: SegmentationModel, data: SampleSource
+    ) -> Plan:
         """The plan of a run that is gone on with keeps the fills that it began with."""
         chosen = store.get("fills")
-        if chosen is None:
-            plan = self.plan(model, data)
-            store.put("probe", plan.probe)
-            store.put("fills", plan.fills)
-            return plan
-        plan = self.model_copy(update={"fills": tuple(chosen)}).plan(model, data)
-        return replace(plan, study=self, probe=store.get("probe"))
+        if chosen is not None:
+            return replace(resolved, fills=tuple(chosen), probe=store.get("probe"))
+        plan = self._with_fills(resolved, model, data)
+        store.put("probe", plan.probe)
+        store.put("fills", plan.fills)
+        return plan
 
     def _open_positions(self, store: RunStore, data: SampleSource, count: int) -> list[int]:
         done = store.done()

@@ -8,7 +8,7 @@ from typing import Final, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from segproof.errors import DataError, ModelError, UnknownNameError
+from segproof.errors import DataError, ModelError, StudyError, UnknownNameError
 from segproof.model import Activation, probabilities
 
 __all__ = ["BoundTarget", "Preset", "Target", "hard_mask"]
@@ -39,6 +39,20 @@ def hard_mask(probability: Tensor, class_index: int, activation: Activation) -> 
     # the first maximum wins, as in argmax, which takes a tenth of a whole forward on a CPU
     before, after = probability[:, :class_index], probability[:, class_index + 1 :]
     return (before < chance[:, None]).all(dim=1) & (after <= chance[:, None]).all(dim=1)
+
+
+def check_region(preset: Preset, region: Region) -> None:
+    """Refuse a region that a preset does not know.
+
+    Raises:
+        StudyError: preset paper with any region but the truth.
+    """
+    if preset == "paper" and region != "truth":
+        raise StudyError(
+            f"preset paper with region {region}",
+            "region truth, as published",
+            "use preset strict for other regions",
+        )
 
 
 @dataclass(frozen=True)
