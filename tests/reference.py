@@ -205,6 +205,42 @@ def ablation_cam(A: Array, rest: Score) -> Array:
     return weighted(w, A)
 
 
+def rise(x: Array, b: Array, score: Score, masks: Sequence[Array], *, keep: float) -> Array:
+    """Published form: sum of Y(M x + (1 - M) b) M over the masks, by N and their mean."""
+    out = np.zeros(x.shape[1:])
+    for M in masks:
+        out += score(M * x + (1 - M) * b) * M
+    return out / (len(masks) * keep)
+
+
+def rise_centred(x: Array, b: Array, score: Score, masks: Sequence[Array]) -> Array:
+    """Mean of Y weighted by what each mask shows of a pixel, less the mean of Y."""
+    scores = [score(M * x + (1 - M) * b) for M in masks]
+    H, W = x.shape[1:]
+    out = np.zeros((H, W))
+    for i in range(H):
+        for j in range(W):
+            seen = [float(M[i, j]) for M in masks]
+            if sum(seen) > 0:
+                total = sum(Y * m for Y, m in zip(scores, seen, strict=True))
+                out[i, j] = total / sum(seen) - sum(scores) / len(scores)
+    return out
+
+
+def occlusion(x: Array, b: Array, score: Score, window: int, stride: int) -> Array:
+    """Mean of Y - Y(occluded) over the windows that cover a pixel, the last at the edge."""
+    H, W = x.shape[1:]
+    out, count = np.zeros((H, W)), np.zeros((H, W))
+    for top in sorted({*range(0, H - window + 1, stride), H - window}):
+        for left in sorted({*range(0, W - window + 1, stride), W - window}):
+            hidden = x.copy()
+            inside = np.s_[top : top + window, left : left + window]
+            hidden[(slice(None), *inside)] = b[(slice(None), *inside)]
+            out[inside] += score(x) - score(hidden)
+            count[inside] += 1
+    return np.asarray(out / count)
+
+
 def effective_channels(w: Array) -> float:
     """exp(entropy(w)), w summing to 1."""
     return math.exp(-sum(float(v) * math.log(v) for v in w if v > 0))

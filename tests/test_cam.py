@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,9 +17,22 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import reference
-from segproof.cam import CHANNELWISE, METHODS, PAPER_METHODS, RawMap, score_cam, seg_xres_cam
+from segproof.cam import (
+    CHANNELWISE,
+    LAYERLESS,
+    METHODS,
+    PAPER_METHODS,
+    RawMap,
+    integrated_gradients,
+    occlusion,
+    occlusion_windows,
+    rise,
+    rise_masks,
+    score_cam,
+    seg_xres_cam,
+)
 from segproof.capture import Capture, capture
-from segproof.errors import ModelError
+from segproof.errors import ModelError, SegproofError
 from segproof.explain import Explanation, fuse, normalise
 from segproof.model import SegmentationModel
 from segproof.target import BoundTarget, Target
@@ -785,6 +799,153 @@ def test_eigen_direction_is_the_singular_vector(seed: int) -> None:
     assert min(distance(expected, got), distance(expected, -got)) < 1e-9
 
 
+# --- methods without a layer ----------------------------------------------------------------------
+def score_of(model: SegmentationModel, seen: Capture, n: int) -> Callable[[Any], float]:
+    def score(image: Any) -> float:
+        with torch.no_grad():
+            return float(seen.bound.picture(n).score(model(torch.from_numpy(image)[None]))[0])
+
+    return score
+
+
+@pytest.mark.parametrize("target", [STRICT, PAPER], ids=["strict", "paper"])
+def test_rise_is_the_literal_formula(target: Target) -> None:
+    model, seen = captured(23, target=target, n=2)
+    how: dict[str, Any] = {"masks": 9, "cells": 3, "keep": 0.4, "seed": 5}
+    drawn = [mask.double().numpy() for mask in rise_masks((16, 16), **how)]
+    assert seen.baseline is not None
+    for centred in (True, False):
+        result = rise(seen, "", model, centred=centred, **how)
+        assert result.forwards == 18
+        for n in range(2):
+            x, b = seen.images[n].numpy(), seen.baseline[n].numpy()
+            score = score_of(model, seen, n)
+            if centred:
+                expected = reference.rise_centred(x, b, score, drawn)
+            else:
+                expected = reference.rise(x, b, score, drawn, keep=0.4)
+            assert lively(result.values)
+            np.testing.assert_allclose(result.values[n], expected, atol=1e-9)
+
+
+def test_rise_masks_are_smooth_random_and_seeded() -> None:
+    how: dict[str, Any] = {"masks": 400, "cells": 4, "keep": 0.3}
+    masks = torch.stack(list(rise_masks((20, 13), **how, seed=1)))
+    assert masks.shape == (400, 20, 13)
+    assert 0 <= masks.min() < 0.01
+    assert 0.99 < masks.max() <= 1
+    # each pixel is shown with the chance 0.3, also at the border: mean of 400 within 4 deviations
+    assert (masks.mean(dim=0) - 0.3).abs().max() < 4 * 0.46 / 20
+    # cells of 5 x 4 px: neighbours are alike, pixels two cells apart are not
+    assert (masks[:, 1:] - masks[:, :-1]).abs().max() <= 1 / 5 + 1e-6
+    apart = torch.corrcoef(torch.stack([masks[:, 2, 6], masks[:, 17, 6]]))[0, 1]
+    assert apart.abs() < 0.2
+    again = torch.stack(list(rise_masks((20, 13), **how, seed=1)))
+    other = torch.stack(list(rise_masks((20, 13), **how, seed=2)))
+    assert torch.equal(masks, again)
+    assert not torch.equal(masks, other)
+
+
+def test_rise_sees_what_matters() -> None:
+    """Z = x, read at one pixel: there the map is highest, and far away about 0."""
+    model = SegmentationModel(Itself(), classes=["roof"]).double()
+    images = torch.ones(1, 1, 24, 24, dtype=torch.float64)
+    seen = capture(
+        model, images, Target("roof", "points:4,18"), [], baseline=torch.zeros_like(images)
+    )
+    found = rise(seen, "", model, masks=600).values[0]
+    assert int(found.argmax()) // 24 in (17, 18, 19)
+    assert int(found.argmax()) % 24 in (3, 4, 5)
+    # E[Y | shown] - E[Y] = Var(M) / E[M]; M mixes cells of 3 px by thirds: (1 + 5/9 + 5/9) / 3
+    assert float(found[18, 4]) == pytest.approx(0.25 * (19 / 27) ** 2 / 0.5, abs=0.04)
+    assert found[:8, 12:].abs().max() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "count"), [(None, None, 15**2), (5, 4, 4**2), (16, 9, 1), (40, 40, 1)]
+)
+def test_occlusion_is_the_literal_formula(
+    window: int | None, stride: int | None, count: int
+) -> None:
+    model, seen = captured(23, n=2)
+    result = occlusion(seen, "", model, window=window, stride=stride)
+    assert result.forwards == 2 * count
+    size, step = min(window or 2, 16), min(stride or 1, 16)
+    assert seen.baseline is not None
+    for n in range(2):
+        x, b = seen.images[n].numpy(), seen.baseline[n].numpy()
+        expected = reference.occlusion(x, b, score_of(model, seen, n), size, min(step, size))
+        np.testing.assert_allclose(result.values[n], expected, atol=1e-9)
+    assert lively(result.values) or count == 1
+
+
+def test_occlusion_by_hand() -> None:
+    """Z = x = [[1, 1], [1, 3]], Y the mean of the right column, b = 0: windows of one pixel."""
+    model = SegmentationModel(Itself(), classes=["roof"]).double()
+    result = occlusion(by_hand([A1], [D1]), "", model, window=1)
+    np.testing.assert_allclose(result.values[0], [[0, 0.5], [0, 1.5]], atol=1e-12)
+    assert result.forwards == 4
+
+
+def test_occlusion_covers_every_pixel() -> None:
+    for size in ((7, 12), (12, 7), (1, 9), (512, 512), (33, 40)):
+        for window, stride in ((None, None), (3, 3), (4, 9), (5, 2)):
+            count = torch.zeros(size, dtype=torch.int)
+            for rows, columns in occlusion_windows(size, window, stride):
+                count[rows, columns] += 1
+            assert count.min() >= 1
+    assert len(occlusion_windows((512, 512))) == 15**2
+
+
+def test_gradients_at_the_input_are_those_of_autograd() -> None:
+    """Captum's maps against plain autograd: x dY/dx, and the mean of dY/dx on a straight way."""
+    model, seen = captured(23, n=2, act="silu")
+    assert seen.baseline is not None
+
+    def slope(images: Tensor, n: int) -> Tensor:
+        images = images.clone().requires_grad_()
+        score = seen.bound.picture(n).score(model(images)).sum()
+        return torch.autograd.grad(score, images)[0]
+
+    for n in range(2):
+        x, b = seen.images[n : n + 1], seen.baseline[n : n + 1]
+        plain = raw("input_x_gradient", seen, "", model).values[n]
+        assert lively(plain)
+        np.testing.assert_allclose(plain, (x * slope(x, n)).sum(dim=1)[0], atol=1e-10)
+        # midpoints of 400 steps; the encoder's ReLUs make the way a broken line
+        ways = slope(b + (x - b) * ((torch.arange(400) + 0.5) / 400).view(-1, 1, 1, 1), n)
+        expected = ((x - b)[0] * ways.mean(dim=0)).sum(dim=0)
+        integrated = integrated_gradients(seen, "", model, steps=256).values[n]
+        assert distance(expected, integrated) < 5e-3
+        gain = score_of(model, seen, n)(x[0].numpy()) - score_of(model, seen, n)(b[0].numpy())
+        assert float(integrated.sum()) == pytest.approx(gain, rel=5e-3)
+
+
+def test_captum_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    model, seen = captured(3)
+    for method in ("input_x_gradient", "integrated_gradients"):
+        with pytest.raises(SegproofError, match=r'pip install "segproof\[captum\]"'):
+            raw(method, seen, "", model)
+
+
+@pytest.mark.parametrize("method", ["rise", "occlusion"])
+def test_masked_input_methods_need_a_baseline(method: str) -> None:
+    model, seen = captured(3)
+    with pytest.raises(ModelError, match="baseline"):
+        raw(method, replace(seen, baseline=None), "", model)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_masked_input_methods_do_not_depend_on_the_chunk(batch: int) -> None:
+    model, seen = captured(5, dtype=torch.float32)
+    for call in (functools.partial(rise, masks=10), occlusion):
+        one = call(seen, "", model).values
+        other = call(replace(seen, batch=batch), "", model).values
+        assert lively(one)
+        assert distance(one, other) < 2e-5
+
+
 # --- nothing is left behind ---------------------------------------------------------------------
 def run(method: str, model: SegmentationModel, images: Tensor, target: Any = STRICT) -> RawMap:
     seen = capture(
@@ -793,7 +954,7 @@ def run(method: str, model: SegmentationModel, images: Tensor, target: Any = STR
     return raw(method, seen, LAYERS[0], model)
 
 
-@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_model_is_untouched(method: str) -> None:
     model, images = toy_model(3), toy_images(3)
     unsettle(model)
@@ -804,7 +965,7 @@ def test_the_model_is_untouched(method: str) -> None:
     assert not result.values.requires_grad
 
 
-@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_mode_of_the_model_does_not_matter(method: str) -> None:
     """Dropout and batch statistics are off whatever mode the model was left in."""
     images = toy_images(3)
@@ -816,7 +977,7 @@ def test_the_mode_of_the_model_does_not_matter(method: str) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, IndexError, KeyboardInterrupt])
-@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("place", ["network", "target", "score"])
 def test_the_model_is_untouched_after(place: str, method: str, error: type[BaseException]) -> None:
     model, images = toy_model(3), toy_images(3)
@@ -824,7 +985,8 @@ def test_the_model_is_untouched_after(place: str, method: str, error: type[BaseE
     failing = Fails(error)
     target = failing.target(place, STRICT) if place != "network" else STRICT
     # these are stopped in the middle of their forwards, the others in their only one
-    after = {"network": 2 if method in CHANNELWISE else 0}.get(place)
+    count = 2 if method in CHANNELWISE else 1 if method in LAYERLESS else 0
+    after = {"network": count}.get(place)
     with failing.network(model, after):
         before = facts(model, images)
         with pytest.raises(error, match="on purpose"):
@@ -834,8 +996,7 @@ def test_the_model_is_untouched_after(place: str, method: str, error: type[BaseE
 
 
 def test_method_names_are_these() -> None:
-    assert tuple(METHODS) == ALL
-    assert tuple(PAPER_METHODS) == ALL
+    assert tuple(METHODS) == tuple(PAPER_METHODS) == (*ALL, *LAYERLESS)
     assert isinstance(PAPER_METHODS["grad_cam_pp"], functools.partial)
 
 

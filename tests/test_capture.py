@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segproof.capture import capture, rerun
+from segproof.capture import capture, observe, rerun
 from segproof.errors import ModelError, UnknownNameError
 from segproof.model import SegmentationModel
 from segproof.target import Target
@@ -412,3 +412,85 @@ def test_rerun_leaves_nothing_behind(after: int, error: type[BaseException]) -> 
     assert facts(model, images) == before
     go()
     assert facts(model, images) == before
+
+
+# --- one forward, many targets --------------------------------------------------------------------
+def test_one_pass_serves_any_number_of_targets() -> None:
+    model, images, truth = toy_model(3), toy_images(3, n=2), toy_truth(3, n=2)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    with_hook = model.net.register_forward_pre_hook(count)
+    seen = observe(model, images, LAYERS)
+    found = [seen.read(target, truth) for target in TARGETS]
+    again = seen.read(TARGETS[0], truth, last=True)
+    with_hook.remove()
+    assert calls == 1
+    for target, one in zip(TARGETS, found, strict=True):
+        alone = capture(model, images, target, LAYERS, truth)
+        for path in LAYERS:
+            assert alone.gradients[path].any()
+            assert torch.equal(one.gradients[path], alone.gradients[path])
+            assert torch.equal(one.activations[path], alone.activations[path])
+    assert torch.equal(again.gradients[LAYERS[0]], found[0].gradients[LAYERS[0]])
+    with pytest.raises(RuntimeError, match="second time"):
+        seen.read(TARGETS[0], truth)  # the last one has freed the graph
+
+
+# --- networks from elsewhere ----------------------------------------------------------------------
+def in_inference_mode(seed: int) -> SegmentationModel:
+    """All weights and statistics made in inference mode, as by a loader inside of it."""
+    with torch.inference_mode():
+        model = toy_model(seed)
+    assert all(value.is_inference() for value in model.net.parameters())
+    assert any(value.is_inference() for value in model.net.buffers())
+    return model
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_networks_made_in_inference_mode_or_frozen(frozen: bool) -> None:
+    images, truth = toy_images(3), toy_truth(3)
+    plain = capture(toy_model(3), images, TARGETS[1], LAYERS, truth)
+    model = toy_model(3).requires_grad_(False) if frozen else in_inference_mode(3)
+    before = facts(model, images)
+    tensors = [id(value) for value in (*model.parameters(), *model.buffers())]
+    seen = capture(model, images, TARGETS[1], LAYERS, truth)
+    assert facts(model, images) == before
+    assert [id(value) for value in (*model.parameters(), *model.buffers())] == tensors
+    for path in LAYERS:
+        assert seen.gradients[path].any()
+        assert torch.equal(seen.gradients[path], plain.gradients[path])
+
+
+def test_callers_in_inference_mode() -> None:
+    model, truth = toy_model(3), toy_truth(3)
+    plain = capture(model, toy_images(3), TARGETS[1], LAYERS, truth)
+    with torch.inference_mode():
+        seen = capture(model, toy_images(3), TARGETS[1], LAYERS, truth)
+        assert torch.is_inference_mode_enabled()
+    for path in LAYERS:
+        assert torch.equal(seen.gradients[path], plain.gradients[path])
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("encoder.1.0.weight", "encoder.1.0 (Conv2d)"),
+        ("decoder.blocks.0.norm.running_var", "decoder.blocks.0.norm (BatchNorm2d)"),
+        ("segmentation_head.bias", "segmentation_head (Conv2d)"),
+    ],
+)
+def test_the_first_layer_with_broken_numbers_is_named(path: str, name: str) -> None:
+    model = toy_model(3)
+    with torch.no_grad():
+        model.net.state_dict()[path].fill_(float("nan"))
+    before = facts(model)
+    with pytest.raises(ModelError) as got:
+        capture(model, toy_images(3), Target("roof"), LAYERS)
+    assert got.value.found == (
+        f"logits that are not finite; {name} is the first to return such values"
+    )
+    assert facts(model) == before

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor, nn
 
 import reference
-from segproof.cam import CHANNELWISE, METHODS, RawMap
+from segproof.cam import CHANNELWISE, LAYERLESS, METHODS, RawMap
 from segproof.capture import Capture
 from segproof.errors import DataError, ModelError, SegproofError, UnknownNameError
 from segproof.explain import DEFAULT_FILLS, Explanation, explain, explain_all, fuse, normalise
@@ -26,7 +26,7 @@ from toys import toy_images, toy_model, toy_truth
 
 ROOF = Target("roof")
 PAPER = Target("roof", preset="paper")
-ALL = tuple(METHODS)
+ALL = tuple(name for name in METHODS if name not in LAYERLESS)
 BOTH = ("decoder:1", "decoder:2")
 
 

@@ -16,7 +16,6 @@ from segproof.perturb import (
     STRATEGIES,
     Clean,
     binarise,
-    dilate,
     keep_mask,
     make_fill,
     perturb,
@@ -24,6 +23,7 @@ from segproof.perturb import (
     rank_pixels,
     seeded,
 )
+from segproof.target import dilate
 from toys import toy_images, toy_model, toy_truth
 
 SEEDS = st.integers(0, 10_000)

@@ -7,19 +7,23 @@ D = dY/dA of the layer, A its activations [N, K, h, w]; ReLU, resizing and norma
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Final, Literal, NamedTuple
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate, max_pool2d
 
-from segproof.capture import Capture, rerun
-from segproof.errors import ModelError
+from segproof.capture import Capture, frozen, rerun
+from segproof.errors import ModelError, SegproofError
 from segproof.model import SegmentationModel, evaluating, probabilities
+from segproof.perturb import seeded
 
 __all__ = [
     "CHANNELWISE",
+    "INPUT_LAYER",
+    "LAYERLESS",
     "METHODS",
     "PAPER_METHODS",
     "Method",
@@ -31,7 +35,11 @@ __all__ = [
     "grad_cam_elementwise",
     "grad_cam_pp",
     "hires_cam",
+    "input_x_gradient",
+    "integrated_gradients",
     "layer_cam",
+    "occlusion",
+    "rise",
     "score_cam",
     "seg_eigen_cam",
     "seg_xres_cam",
@@ -40,6 +48,8 @@ __all__ = [
 
 TINY: Final = 1e-6  # relative: below it a float32 sum or denominator is rounding noise
 _PIXELS: Final = 1 << 16  # columns per block of the covariance: bounds its float64 copy
+RISE_MASKS: Final = 512
+INTEGRATED_STEPS: Final = 32
 
 
 class RawMap(NamedTuple):
@@ -195,9 +205,7 @@ def _channel_scores(
     """Y of picture n behind each channel's mask [K], Y of the bare baseline, and the forwards
     spent.
     """
-    if capture.baseline is None:
-        raise ModelError("a capture without a baseline", "b [N, B, H, W]", "pass baseline=")
-    image, base, bound = capture.images[n], capture.baseline[n], capture.bound.picture(n)
+    image, base, bound = capture.images[n], _baseline(capture, n), capture.bound.picture(n)
     low, high = activation.amin(dim=(1, 2)), activation.amax(dim=(1, 2))
     # published: only an exactly constant channel has an empty mask, whatever its size
     floor = 0.0 if published else TINY
@@ -325,6 +333,196 @@ def _sign(capture: Capture, projection: Tensor) -> Tensor:
     return sign.to(projection)
 
 
+def rise(
+    capture: Capture,
+    layer: str,
+    model: SegmentationModel,
+    *,
+    masks: int = RISE_MASKS,
+    cells: int = 8,
+    keep: float = 0.5,
+    centred: bool = True,
+    seed: int = 0,
+) -> RawMap:
+    """RISE: Y of the picture behind random smooth masks M_i, averaged over those that show a pixel.
+
+    sum_i Y_i M_i / sum_i M_i - mean(Y), so that 0 is no influence; the published sum_i Y_i M_i / (N
+    `keep`) with `centred` off. Masks are grids of `cells` x `cells`, shown with the chance `keep`,
+    shifted at random and upsampled. Hidden pixels are `capture.baseline`. No layer takes part: the
+    map [N, H, W] is at the picture's size (petsiuk2018rise).
+
+    Raises:
+        ModelError: the capture has no baseline.
+    """
+    size = (capture.images.shape[-2], capture.images.shape[-1])
+    found = []
+    for n in range(len(capture.images)):
+        image, base, bound = capture.images[n], _baseline(capture, n), capture.bound.picture(n)
+        seen = torch.zeros(size, dtype=torch.float64, device=image.device)
+        total, scores = seen.clone(), []
+        drawn = rise_masks(size, masks=masks, cells=cells, keep=keep, seed=seed)
+        with torch.no_grad(), evaluating(model):
+            for part in _batches(drawn, capture.batch):
+                shown = torch.stack(part).to(image)
+                score = bound.score(model(torch.lerp(base, image, shown[:, None]))).double()
+                seen += shown.double().sum(dim=0)
+                total += (score[:, None, None] * shown).sum(dim=0)
+                scores.append(score)
+        if centred:
+            usable = seen > 0
+            mean = torch.cat(scores).mean()
+            found.append(torch.where(usable, total / torch.where(usable, seen, 1.0) - mean, 0.0))
+        else:
+            found.append(total / (masks * keep))
+    return RawMap(torch.stack(found).to(capture.images), forwards=masks * len(capture.images))
+
+
+def rise_masks(
+    size: tuple[int, int], *, masks: int, cells: int, keep: float, seed: int
+) -> Iterator[Tensor]:
+    """The masks of `rise`, [H, W] in [0, 1], one after the other; they depend on `seed` alone."""
+    generator = seeded("rise", seed)
+    height, width = (-(-side // cells) for side in size)
+    for _ in range(masks):
+        grid = torch.rand(cells + 1, cells + 1, generator=generator) < keep
+        wide = interpolate(
+            grid[None, None].float(),
+            size=((cells + 1) * height, (cells + 1) * width),
+            mode="bilinear",
+            align_corners=False,
+        )[0, 0]
+        top = int(torch.randint(height, (1,), generator=generator))
+        left = int(torch.randint(width, (1,), generator=generator))
+        yield wide[top : top + size[0], left : left + size[1]]
+
+
+def occlusion(
+    capture: Capture,
+    layer: str,
+    model: SegmentationModel,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+) -> RawMap:
+    """Occlusion: Y - Y without a square window, averaged over the windows that cover a pixel.
+
+    `window` is an eighth of the shorter side, `stride` half a window, px. What a window hides is
+    `capture.baseline`. No layer takes part: the map [N, H, W] is at the picture's size
+    (zeiler2014visualizing).
+
+    Raises:
+        ModelError: the capture has no baseline.
+    """
+    height, width = capture.images.shape[-2:]
+    places = occlusion_windows((height, width), window, stride)
+    found = []
+    for n in range(len(capture.images)):
+        image, base, bound = capture.images[n], _baseline(capture, n), capture.bound.picture(n)
+        whole = bound.score(capture.logits[n : n + 1].double())[0]
+        drops = torch.zeros(height, width, dtype=torch.float64, device=image.device)
+        count = torch.zeros_like(drops)
+        with torch.no_grad(), evaluating(model):
+            for part in _batches(iter(places), capture.batch):
+                hidden = torch.zeros(len(part), 1, height, width, dtype=torch.bool)
+                for place, (rows, columns) in enumerate(part):
+                    hidden[place, 0, rows, columns] = True
+                shown = torch.where(hidden.to(image.device), base, image)
+                drop = whole - bound.score(model(shown).double())
+                for (rows, columns), value in zip(part, drop, strict=True):
+                    drops[rows, columns] += value
+                    count[rows, columns] += 1
+        found.append(drops / count)
+    return RawMap(torch.stack(found).to(capture.images), forwards=len(places) * len(capture.images))
+
+
+def occlusion_windows(
+    size: tuple[int, int], window: int | None = None, stride: int | None = None
+) -> list[tuple[slice, slice]]:
+    """Rows and columns of each window of `occlusion`; the last ones end at the picture's edges."""
+    window = min(window or max(1, round(min(size) / 8)), *size)
+    stride = min(stride or max(1, window // 2), window)
+    rows, columns = (sorted({*range(0, side - window + 1, stride), side - window}) for side in size)
+    return [(slice(y, y + window), slice(x, x + window)) for y in rows for x in columns]
+
+
+def input_x_gradient(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
+    """Gradient x input: sum over bands of x dY/dx, [N, H, W], by captum (shrikumar2016notjust).
+
+    A yardstick from outside, not a CAM. It depends on where the image's units have their 0.
+    """
+    captum = _captum()
+
+    def of(score: Callable[[Tensor], Tensor], image: Tensor, _base: Tensor) -> Tensor:
+        made: Tensor = captum.InputXGradient(score).attribute(image)
+        return made
+
+    return _by_captum(capture, model, of, 1)
+
+
+def integrated_gradients(
+    capture: Capture, layer: str, model: SegmentationModel, *, steps: int = INTEGRATED_STEPS
+) -> RawMap:
+    """Integrated gradients: sum over bands of (x - b) times the mean of dY/dx on the way from b to
+    x, [N, H, W], by captum (sundararajan2017axiomatic).
+
+    A yardstick from outside, not a CAM. The map sums to Y(x) - Y(b) up to the error of `steps`
+    (Gauss-Legendre); b is `capture.baseline`.
+    """
+    captum = _captum()
+
+    def of(score: Callable[[Tensor], Tensor], image: Tensor, base: Tensor) -> Tensor:
+        made: Tensor = captum.IntegratedGradients(score).attribute(
+            image, baselines=base, n_steps=steps, internal_batch_size=capture.batch
+        )
+        return made
+
+    return _by_captum(capture, model, of, steps)
+
+
+def _captum() -> Any:
+    try:
+        import captum.attr
+    except ImportError as error:
+        raise SegproofError(
+            "no captum in this environment",
+            "the extra captum for gradients at the input",
+            'pip install "segproof[captum]"',
+        ) from error
+    return captum.attr
+
+
+def _by_captum(
+    capture: Capture,
+    model: SegmentationModel,
+    of: Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor],
+    cost: int,
+) -> RawMap:
+    found = []
+    with torch.inference_mode(mode=False), torch.enable_grad(), evaluating(model), frozen(model):
+        for n in range(len(capture.images)):
+            bound = capture.bound.picture(n)
+
+            def score(images: Tensor, bound: Any = bound) -> Tensor:
+                scores: Tensor = bound.score(model(images))
+                return scores
+
+            image = capture.images[n : n + 1].detach().clone().requires_grad_()
+            base = torch.zeros_like(image) if capture.baseline is None else _baseline(capture, n)
+            found.append(of(score, image, base.expand_as(image)).detach().sum(dim=1)[0])
+    return RawMap(torch.stack(found), forwards=cost * len(found))
+
+
+def _baseline(capture: Capture, n: int) -> Tensor:
+    if capture.baseline is None:
+        raise ModelError("a capture without a baseline", "b [N, B, H, W]", "pass baseline=")
+    return capture.baseline[n]
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while part := list(itertools.islice(items, size)):
+        yield part
+
+
 METHODS: Final[dict[str, Method]] = {
     "grad_cam": grad_cam,
     "grad_cam_pp": grad_cam_pp,
@@ -338,10 +536,23 @@ METHODS: Final[dict[str, Method]] = {
     "seg_eigen_cam": seg_eigen_cam,
     "eigen_grad_cam": eigen_grad_cam,
     "ablation_cam": ablation_cam,
+    "rise": rise,
+    "occlusion": occlusion,
+    "input_x_gradient": input_x_gradient,
+    "integrated_gradients": integrated_gradients,
 }
 
 # Those that cost about one forward per channel of the layer.
 CHANNELWISE: Final = frozenset({"score_cam", "ablation_cam"})
+
+# Those that no layer takes part in, with the forwards that they cost on a picture of (H, W).
+LAYERLESS: Final[dict[str, Callable[[tuple[int, int]], int]]] = {
+    "rise": lambda size: RISE_MASKS,
+    "occlusion": lambda size: len(occlusion_windows(size)),
+    "input_x_gradient": lambda size: 1,
+    "integrated_gradients": lambda size: INTEGRATED_STEPS,
+}
+INPUT_LAYER: Final = "input"  # stands in tables where a layer's name does
 
 # The same methods with the constants of the published protocol (measures.md, "paper" in detail).
 PAPER_METHODS: Final[dict[str, Method]] = {
@@ -349,4 +560,5 @@ PAPER_METHODS: Final[dict[str, Method]] = {
     "grad_cam_pp": functools.partial(grad_cam_pp, eps=1e-6),
     "xgrad_cam": functools.partial(xgrad_cam, eps=1e-7),
     "score_cam": functools.partial(score_cam, weights="softmax"),
+    "rise": functools.partial(rise, centred=False),
 }

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,26 @@ from torch import Tensor, nn
 from segproof.errors import ModelError, UnknownNameError
 from segproof.layers import as_grid
 from segproof.model import SegmentationModel, evaluating
-from segproof.target import BoundTarget, Target
+from segproof.target import BoundTarget
 
-__all__ = ["Capture", "capture", "rerun"]
+__all__ = ["Capture", "Pass", "capture", "frozen", "observe", "rerun"]
 
 Forward = Callable[..., Any]
+
+
+class Bindable(Protocol):
+    """What is explained: a `Target`, or anything that freezes region and scalar as one does."""
+
+    def bind(
+        self,
+        logits: Tensor,
+        truth: Tensor | None = None,
+        *,
+        model: SegmentationModel,
+        valid: Tensor | None = None,
+    ) -> BoundTarget:
+        """Freeze region and weights on the clean `logits` [N, K, H, W]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,8 +43,9 @@ class Capture:
     """What every method reads: clean pictures, logits, the bound target, and per layer A and D.
 
     `images` [N, B, H, W], `logits` [N, K, H, W], `activations[path]` and `gradients[path]` [N, K,
-    h, w] with D = dY/dA; tokens come as grids. `baseline` [N, B, H, W] is what masked-input methods
-    put in place of hidden pixels, `batch` how many masked pictures they show at a time.
+    h, w] with D = dY/dA, 0 where Y does not depend on A; tokens come as grids. `baseline` [N, B, H,
+    W] is what masked-input methods put in place of hidden pixels, `batch` how many masked pictures
+    they show at a time.
     """
 
     images: Tensor
@@ -41,10 +57,110 @@ class Capture:
     batch: int = 4
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One forward whose graph still stands: any number of targets can be read from it.
+
+    `images` [N, B, H, W], `logits` [N, K, H, W] (detached), `recorded[path]` [N, K, h, w].
+    """
+
+    model: SegmentationModel
+    images: Tensor
+    logits: Tensor
+    recorded: dict[str, Tensor]
+    gradients: bool
+    _live: Tensor
+
+    def read(
+        self,
+        target: Bindable,
+        truth: Tensor | None = None,
+        *,
+        valid: Tensor | None = None,
+        baseline: Tensor | None = None,
+        batch: int = 4,
+        last: bool = False,
+    ) -> Capture:
+        """The capture of one target, for one partial backward; the `last` one frees the graph."""
+        logits = self.logits
+        with torch.inference_mode(mode=False):  # what a caller's would make could enter no graph
+            bound = target.bind(
+                logits,
+                None if truth is None else truth.to(logits.device),
+                model=self.model,
+                valid=None if valid is None else valid.to(logits.device),
+            )
+        return Capture(
+            images=self.images,
+            logits=logits,
+            bound=bound,
+            activations={path: value.detach() for path, value in self.recorded.items()},
+            gradients=self._slopes(bound, keep=not last) if self.gradients else {},
+            baseline=None if baseline is None else baseline.to(self.images),
+            batch=batch,
+        )
+
+    def _slopes(self, bound: BoundTarget, *, keep: bool) -> dict[str, Tensor]:
+        """D of every recorded layer; 0 where Y does not depend on it."""
+        asked = list(self.recorded.values())
+        # gradient checkpoints run parts of a network again: all has to be as in the forward
+        with (
+            torch.inference_mode(mode=False),
+            torch.enable_grad(),
+            evaluating(self.model),
+            frozen(self.model),
+        ):
+            score = bound.score(self._live).sum()
+            given = (
+                torch.autograd.grad(score, asked, allow_unused=True, retain_graph=keep)
+                if score.requires_grad
+                else [None] * len(asked)
+            )
+        return {
+            path: torch.zeros_like(value) if slope is None else slope
+            for (path, value), slope in zip(self.recorded.items(), given, strict=True)
+        }
+
+
+def observe(
+    model: SegmentationModel, images: Tensor, layers: Sequence[str], *, gradients: bool = True
+) -> Pass:
+    """Run the network once on `images` [N, B, H, W] and keep what the methods need of `layers`.
+
+    Gradients are asked for the layers only (`torch.autograd.grad`), so no weight ever gets one and
+    nothing before the first asked layer enters the graph. Mode, `requires_grad`, hooks and grad
+    mode are as before afterwards, also after an error or Ctrl-C.
+
+    Raises:
+        UnknownNameError: a path that is no module, or one that did not run.
+        ModelError: a layer that returns anything but [N, K, h, w]; logits that are not finite, with
+            the first layer that made them.
+    """
+    # what was made in inference mode can enter no graph: a copy can
+    with torch.inference_mode(mode=False), evaluating(model), frozen(model):
+        images = images.to(model.device)
+        images = images.clone() if images.is_inference() else images
+        with torch.set_grad_enabled(gradients), _recording(model, layers, images) as found:
+            logits = model(images)
+        missing = [path for path in layers if path not in found]
+        if missing:
+            raise UnknownNameError.of("layer that runs", missing[0], found)
+        if not bool(torch.isfinite(logits).all()):
+            raise _not_finite(model, images)
+    return Pass(
+        model=model,
+        images=images,
+        logits=logits.detach(),
+        recorded={path: found[path] for path in layers},
+        gradients=gradients,
+        _live=logits,
+    )
+
+
 def capture(
     model: SegmentationModel,
     images: Tensor,
-    target: Target,
+    target: Bindable,
     layers: Sequence[str],
     truth: Tensor | None = None,
     *,
@@ -53,66 +169,75 @@ def capture(
     baseline: Tensor | None = None,
     batch: int = 4,
 ) -> Capture:
-    """Run the network once on `images` [N, B, H, W] and keep what the methods need of `layers`.
+    """One forward and one partial backward for one target: `observe`, then `Pass.read`."""
+    seen = observe(model, images, layers, gradients=gradients)
+    return seen.read(target, truth, valid=valid, baseline=baseline, batch=batch, last=True)
 
-    Gradients are asked for the layers only (`torch.autograd.grad`), so no weight ever gets one and
-    nothing before the first asked layer enters the graph. Mode, `requires_grad`, hooks and grad
-    mode are as before afterwards, also after an error or Ctrl-C. A layer Y does not depend on gets
-    D = 0.
 
-    Raises:
-        UnknownNameError: a path that is no module, or one that did not run.
-        ModelError: a layer that returns anything but [N, K, h, w]; logits that are not finite.
-    """
-    images = images.to(model.device)
-    with evaluating(model), _frozen(model):
-        with torch.set_grad_enabled(gradients), _recording(model, layers, images) as found:
-            logits = model(images)
-        missing = [path for path in layers if path not in found]
-        if missing:
-            raise UnknownNameError.of("layer that runs", missing[0], found)
-        bound = target.bind(
-            logits.detach(),
-            None if truth is None else truth.to(logits.device),
-            model=model,
-            valid=None if valid is None else valid.to(logits.device),
+def _not_finite(model: SegmentationModel, images: Tensor) -> ModelError:
+    """Where the numbers of a network broke: the first module that made them so."""
+    if not bool(torch.isfinite(images).all()):
+        return ModelError(
+            "a picture with pixels that are not finite",
+            "numbers",
+            "read it with read_image, which marks such pixels as not valid",
         )
-        slopes: dict[str, Tensor] = {}
-        if gradients:
-            with torch.enable_grad():
-                score = bound.score(logits).sum()
-                asked = [found[path] for path in layers]
-                given = (
-                    torch.autograd.grad(score, asked, allow_unused=True)
-                    if score.requires_grad
-                    else [None] * len(asked)
-                )
-            slopes = {
-                path: torch.zeros_like(found[path]) if slope is None else slope
-                for path, slope in zip(layers, given, strict=True)
-            }
-    return Capture(
-        images=images,
-        logits=logits.detach(),
-        bound=bound,
-        activations={path: found[path].detach() for path in layers},
-        gradients=slopes,
-        baseline=None if baseline is None else baseline.to(images),
-        batch=batch,
+    broken: list[str] = []
+
+    def look(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, _inputs: Any, result: Any) -> None:
+            values = [value for value in _tensors(result) if value.is_floating_point()]
+            if not broken and not all(bool(torch.isfinite(value).all()) for value in values):
+                broken.append(f"{path} ({type(module).__name__})")
+
+        return hook
+
+    handles = []
+    try:
+        # the inner modules return before the outer ones: the first is the innermost
+        for path, module in model.net.named_modules():
+            handles.append(module.register_forward_hook(look(path or "the network")))
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    place = broken[0] if broken else "the network's output function"
+    return ModelError(
+        f"logits that are not finite; {place} is the first to return such values",
+        "numbers",
+        "check its weights (also running statistics), the input's range, mean and std",
     )
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient inside: the graph begins at the first recorded layer."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside: the graph begins at the first recorded layer.
+
+    Weights that were made in inference mode cannot take part in a graph: copies stand in.
+    """
+    asking = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
-        for parameter, _ in flags:
+        for parameter in asking:
             parameter.requires_grad_(False)
+        for module in model.modules():
+            # setattr would refuse to put a tensor in a parameter's place
+            stores: list[dict[str, Any]] = [module._parameters, module._buffers]  # noqa: SLF001
+            for store in stores:
+                for name, value in store.items():
+                    if value is None or not value.is_inference():
+                        continue
+                    replaced.append((store, name, value))
+                    copy = value.detach().clone()
+                    is_weight = isinstance(value, nn.Parameter)
+                    store[name] = nn.Parameter(copy, requires_grad=False) if is_weight else copy
         yield
     finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        for store, name, value in replaced:
+            store[name] = value
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command line: demo, study, report, explain, layers, train."""
+"""The command line: demo, study, report, explain, layers, doctor, train."""
 
 from __future__ import annotations
 
@@ -19,18 +19,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from segproof import plot, report, tables
-from segproof.cam import METHODS
+from segproof.cam import LAYERLESS, METHODS
 from segproof.data import FolderDataset, read_image, read_mask
+from segproof.doctor import diagnose, example_picture, layer_facts
 from segproof.errors import DataError, SegproofError, StudyError
-from segproof.explain import DEFAULT_FILLS, Explanation, explain, resolve_method
+from segproof.explain import (
+    DEFAULT_FILLS,
+    Explanation,
+    explain_all,
+    explain_objects,
+    resolve_method,
+)
 from segproof.load import demo_model_spec, load_model
-from segproof.model import SegmentationModel, evaluating
+from segproof.model import SegmentationModel, evaluating, query_model
 from segproof.perturb import FILLS
 from segproof.results import Results, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
 from segproof.settings import CONTROLS, PUBLISHED, read_toml
 from segproof.study import Study
-from segproof.target import Preset, Region, Target, check_region
+from segproof.target import REGIONS, Preset, Reduce, Space, Target, check_region
 from segproof.terminal import graceful_stop, print_tables, progress_bar
 from segproof.train import train as train_network
 from segproof.trial import Plan
@@ -49,7 +56,7 @@ DEMO_SEED: Final = 77  # the shipped network was trained on other seeds
 
 _LEVELS: Final = ("thresholds", "areas")
 _LISTS: Final[dict[str, Sequence[str]]] = {
-    "methods": tuple(METHODS),
+    "methods": tuple(name for name in METHODS if name not in LAYERLESS),
     "layers": (),
     "thresholds": (),
     "areas": (),
@@ -62,8 +69,9 @@ app = App(
     name="segproof",
     help=(
         "Explain segmentation networks and put the explanations on trial.\n\n"
-        "Start with `segproof demo`. With a network and a folder of tiles: `segproof layers` to"
-        " choose layers, `segproof explain` for one picture, `segproof study` for the whole trial."
+        "Start with `segproof demo`. With a network and a folder of tiles: `segproof doctor` to see"
+        " whether the network is understood, `segproof layers` to choose layers, `segproof explain`"
+        " for one picture, `segproof study` for the whole trial."
     ),
     help_format="markdown",
 )
@@ -82,6 +90,9 @@ ActivationFlag = Annotated[
     Literal["softmax", "sigmoid"] | None,
     Parameter("--activation", help="softmax (one class per pixel) or sigmoid (several)."),
 ]
+ImageFlag = Annotated[
+    Path | None, Parameter("--image", help="A picture of yours; else one is generated.")
+]
 
 AllowFlag = Annotated[
     bool, Parameter("--allow-code", negative=(), help="Let python:MOD:FACTORY run its code.")
@@ -93,24 +104,81 @@ def layers(
     *,
     model: ModelFlag,
     size: Annotated[int, Parameter(help="Side of the picture, px.")] = 512,
+    image: ImageFlag = None,
     classes: ClassesFlag = None,
     activation: ActivationFlag = None,
     mean: MeanFlag = None,
     std: StdFlag = None,
     allow_code: AllowFlag = False,
 ) -> int:
-    """List the layers worth explaining: alias, module path, stride, channels, size of the map."""
+    """List the layers worth explaining: alias, module path, stride, channels, size of the map.
+
+    Beside them, on one picture: channels that are zero everywhere, and the receptive field, the
+    side of the square that holds 95 % of what a cell in the middle depends on.
+    """
     network = _load(model, classes, activation, mean, std, allow_code)
+    picture = _picture(image, network, size)
     table = Table("alias", "module path", box=None, header_style="bold")
-    for name in ("stride (px)", "channels", "map (px)"):
+    headings = ("stride (px)", "channels", "map (px)", "zero channels (%)", "receptive field (px)")
+    for name in headings:
         table.add_column(name, justify="right")
-    for layer in network.layers(size):
+    for facts in layer_facts(network, picture):
+        layer = facts.layer
         height, width = layer.size
         table.add_row(
-            layer.alias, layer.path, f"{layer.stride}", f"{layer.channels}", f"{height} x {width}"
+            layer.alias,
+            layer.path,
+            f"{layer.stride}",
+            f"{layer.channels}",
+            f"{height} x {width}",
+            f"{100 * facts.zero_channels:.0f}",
+            f"{facts.field}",
         )
     out.print(table)
     out.print("decoder:1 is the coarsest decoder block, decoder:-1 the finest.", style="dim")
+    shown = escape(str(image)) if image else "a generated picture (--image TILE for one of yours)"
+    out.print(f"Zero channels and receptive field on {shown}.", style="dim")
+    return OK
+
+
+@app.command
+def doctor(
+    *,
+    model: ModelFlag,
+    image: ImageFlag = None,
+    class_: Annotated[str | None, Parameter("--class", help="Class to try.")] = None,
+    size: Annotated[int, Parameter(help="Side of the generated picture, px.")] = 256,
+    classes: ClassesFlag = None,
+    activation: ActivationFlag = None,
+    mean: MeanFlag = None,
+    std: StdFlag = None,
+    allow_code: AllowFlag = False,
+) -> int:
+    """Run one picture through everything and say what works, what does not, and what to pass.
+
+    Exit codes: 0 fine to explain, 4 something does not work, 2 the network cannot be loaded.
+    """
+    network = _load(model, classes, activation, mean, std, allow_code)
+    picture = _picture(image, network, size)
+    problems = 0
+    for finding in diagnose(network, picture, class_=class_):
+        word, colour = {
+            "ok": ("ok", "green"),
+            "warning": ("look", "yellow"),
+            "problem": ("PROBLEM", "bold red"),
+        }[finding.verdict]
+        problems += finding.verdict == "problem"
+        out.print(f"[{colour}]{word:>8}[/]  [bold]{finding.about}[/]: {escape(finding.text)}")
+        if finding.fix:
+            out.print(f"          {escape(finding.fix)}", style="dim")
+    if problems:
+        out.print("[bold red]Not ready:[/] see above.")
+        return SOME_FAILED
+    name = escape(class_ or network.classes[-1])
+    out.print(
+        f"[bold green]Ready.[/] segproof explain TILE.png --model {escape(model)} --class {name}"
+        " --layer decoder:-1 --out explained"
+    )
     return OK
 
 
@@ -118,14 +186,38 @@ def layers(
 def explain_command(
     *images: Path,
     model: ModelFlag,
-    class_: Annotated[str, Parameter("--class", help="Class to explain, by name or index.")],
+    class_: Annotated[
+        str | None, Parameter("--class", help="Class to explain, by name or index.")
+    ] = None,
     out_: Annotated[Path, Parameter("--out", help="Folder to write to.")],
     method: Annotated[str, Parameter(help=f"One of {', '.join(METHODS)}.")] = "grad_cam",
     layer: Annotated[str, Parameter(help="Alias or module path.")] = "decoder:-1",
-    region: Annotated[Region | None, Parameter(help="What is explained.")] = None,
-    mask: Annotated[Path | None, Parameter(help="Truth mask, for region truth.")] = None,
+    region: Annotated[
+        str | None, Parameter(help=f"What is explained: {', '.join(REGIONS.values())}. X,Y in px.")
+    ] = None,
+    objects: Annotated[
+        bool, Parameter(negative=(), help="Each object of the region (prediction, truth) alone.")
+    ] = False,
+    min_area: Annotated[int, Parameter(help="Smallest object, px.")] = 64,
+    space: Annotated[Space, Parameter(help="The scalar: what is read of each pixel.")] = "logit",
+    reduce: Annotated[Reduce, Parameter(help="... and how the pixels are joined.")] = "mean",
+    rival: Annotated[
+        str | None, Parameter(help="Class that space margin compares with. [the strongest]")
+    ] = None,
+    query: Annotated[
+        int | None, Parameter(help="Explain one query's mask instead of a class (Mask2Former ...).")
+    ] = None,
+    mask: Annotated[Path | None, Parameter(help="Truth mask, for truth, fp, fn.")] = None,
     preset: Annotated[Preset, Parameter(help="strict, or paper as published.")] = "strict",
-    fill: Annotated[str | None, Parameter(help="What Score-CAM hides pixels with.")] = None,
+    fill: Annotated[
+        str | None, Parameter(help="What Score-CAM, RISE and the like hide pixels with.")
+    ] = None,
+    smooth: Annotated[
+        bool, Parameter(negative=(), help="Mean over flips and turns of the picture.")
+    ] = False,
+    pad: Annotated[
+        bool, Parameter(negative=(), help="Continue pictures to a size that the network takes.")
+    ] = False,
     batch: Annotated[int, Parameter(help="Pictures per forward.")] = 4,
     seed: Annotated[int, Parameter(help="Seed of the fill.")] = 0,
     classes: ClassesFlag = None,
@@ -136,38 +228,57 @@ def explain_command(
 ) -> int:
     """Explain pictures: STEM.npy (heatmap 0-1, float32), STEM.png, explanations.json."""
     network = _load(model, classes, activation, mean, std, allow_code)
+    if query is not None:
+        network, class_ = query_model(network, query), f"query {query}"
+    if class_ is None:
+        raise StudyError("no class", "--class NAME", f"one of {', '.join(network.classes)}")
     region = region or ("truth" if preset == "paper" else "prediction")
     check_region(preset, region)
-    target = Target(class_, region=region, preset=preset)
+    target = Target(class_, region, space, reduce, preset, rival=rival)
     index = network.class_index(class_)
     resolve_method(method, preset)
+    if smooth and objects:
+        raise StudyError("--smooth with --objects", "one of both", "explain one object:N smoothly")
     _check_images(images, mask, network)
-    records = []
+    records: list[dict[str, Any]] = []
     with progress_bar(err, "pictures") as advance:
         for done, path in enumerate(images):
             advance(done, len(images))
             sample = read_image(path)
             truth = None if mask is None else _truth(mask, network, index)
-            made = explain(
-                network,
-                sample["image"],
-                method=method,
-                layer=layer,
-                target=target,
-                truth=truth,
-                valid=sample["valid"],
-                fill=fill,
-                batch=batch,
-                seed=seed,
-            )
-            out_.mkdir(parents=True, exist_ok=True)
-            records.append(_write_explanation(out_, path, sample["image"], made, truth, fill))
+            how: dict[str, Any] = {
+                "methods": [method],
+                "layers": [layer],
+                "target": target,
+                "truth": truth,
+                "valid": sample["valid"],
+                "fill": fill,
+                "batch": batch,
+                "seed": seed,
+                "padded": pad,
+            }
+            if objects:
+                each = explain_objects(network, sample["image"], min_area=min_area, **how)
+            else:
+                each = iter([explain_all(network, sample["image"], smooth=smooth, **how)])
+            for number, [made] in enumerate(each, start=1):
+                out_.mkdir(parents=True, exist_ok=True)
+                stem = f"{path.stem}-object{number}" if objects else path.stem
+                records.append(
+                    _write_explanation(out_, path, stem, sample["image"], made, truth, fill)
+                )
         advance(len(images), len(images))
+    if not records:
+        raise DataError(
+            f"no object of {min_area} px or more",
+            "one at least",
+            "lower --min-area, or explain another class",
+        )
     text = json.dumps(records, indent=2, ensure_ascii=False) + "\n"
     write_atomic(out_ / "explanations.json", lambda stream: _write(stream, text.encode()))
     for record in records:
         if record["status"] != "ok":
-            err.print(f"{escape(record['image'])}: {record['status']}", style="yellow")
+            err.print(f"{escape(record['picture'])}: {record['status']}", style="yellow")
     out.print(f"{len(records)} explained: {escape(str(out_))}")
     return OK
 
@@ -186,13 +297,22 @@ def study(
     ] = None,
     methods: Annotated[
         str | None,
-        Parameter(help=f"a,b of {', '.join(METHODS)}, or all. [{','.join(PUBLISHED)}]"),
+        Parameter(
+            help=f"a,b of {', '.join(METHODS)}, or all (those with a layer)."
+            f" [{','.join(PUBLISHED)}]"
+        ),
     ] = None,
     layers: Annotated[str | None, Parameter(help="Aliases or paths. [decoder:1,decoder:2]")] = None,
     thresholds: Annotated[str | None, Parameter(help="[0.1,0.2,0.3,0.4,0.5]")] = None,
     areas: Annotated[str | None, Parameter(help="Matched areas. [0.05,0.1,0.2,0.3]")] = None,
     preset: Annotated[str | None, Parameter(help="strict or paper. [strict]")] = None,
-    region: Annotated[Region | None, Parameter(help="What is explained and read. [truth]")] = None,
+    region: Annotated[
+        str | None,
+        Parameter(help="What is explained and read: truth, prediction, fp, fn, ring:W. [truth]"),
+    ] = None,
+    space: Annotated[Space | None, Parameter(help="The scalar, per pixel. [logit]")] = None,
+    reduce: Annotated[Reduce | None, Parameter(help="... and over pixels. [mean]")] = None,
+    rival: Annotated[str | None, Parameter(help="Class that space margin compares with.")] = None,
     fills: Annotated[
         str | None,
         Parameter(help=f"a,b of {', '.join(FILLS)}, or all. [strict: two valid; paper: neutral]"),
@@ -202,6 +322,10 @@ def study(
     limit: Annotated[int | None, Parameter(help="Only the first N tiles.")] = None,
     min_area: Annotated[int | None, Parameter(help="Smallest region, px. [64]")] = None,
     ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
+    pad: Annotated[
+        bool | None,
+        Parameter(negative=(), help="Continue tiles to a size that the network takes."),
+    ] = None,
     batch: Annotated[int | None, Parameter(help="Pictures per forward. [4]")] = None,
     seed: Annotated[int | None, Parameter(help="[0]")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 ... [cpu]")] = None,
@@ -222,6 +346,10 @@ def study(
         "areas": _numbers(areas, "--areas"),
         "preset": preset,
         "region": region,
+        "space": space,
+        "reduce": reduce,
+        "rival": rival,
+        "pad": pad,
         "fills": _names(fills, _LISTS["fills"]),
         "controls": _names(controls, CONTROLS),
         "fuse": _names(fuse),
@@ -457,6 +585,10 @@ def _finish(results: Results) -> None:
     out.print(f"report: {escape(str(path))}")
 
 
+def _picture(image: Path | None, model: SegmentationModel, size: int) -> torch.Tensor:
+    return example_picture(model, (size, size)) if image is None else read_image(image)["image"]
+
+
 def _check_images(images: Sequence[Path], mask: Path | None, model: SegmentationModel) -> None:
     """Everything is read once before the first forward, so that nothing is left half-done."""
     if not images:
@@ -492,14 +624,15 @@ def _truth(mask: Path, model: SegmentationModel, index: int) -> torch.Tensor:
 def _write_explanation(
     folder: Path,
     path: Path,
+    stem: str,
     image: torch.Tensor,
     made: Explanation,
     truth: torch.Tensor | None,
     fill: str | None,
 ) -> dict[str, Any]:
     heatmap = made.heatmap().cpu().numpy().astype(np.float32)
-    write_atomic(folder / f"{path.stem}.npy", lambda stream: np.save(stream, heatmap))
-    title = f"{tables.method_label(made.method)}, {made.layer}, {made.target.class_}: {path.stem}"
+    write_atomic(folder / f"{stem}.npy", lambda stream: np.save(stream, heatmap))
+    title = f"{tables.method_label(made.method)}, {made.layer}, {made.target.class_}: {stem}"
     note = "" if made.status == "ok" else f"status {made.status}: no heatmap"
     region = None if made.explained is None else made.explained.cpu().numpy()
     figure = plot.overlay(
@@ -510,16 +643,22 @@ def _write_explanation(
         truth=None if truth is None else truth.numpy(),
         note=note,
     )
-    write_atomic(folder / f"{path.stem}.png", lambda stream: _write(stream, plot.png(figure)))
-    masked = made.method == "score_cam"
+    write_atomic(folder / f"{stem}.png", lambda stream: _write(stream, plot.png(figure)))
+    masked = made.method in ("score_cam", "rise", "occlusion", "integrated_gradients")
     return {
         "image": str(path),
-        "heatmap": f"{path.stem}.npy",
-        "picture": f"{path.stem}.png",
+        "heatmap": f"{stem}.npy",
+        "picture": f"{stem}.png",
         "class": made.target.class_,
         "method": made.method,
         "layer": made.layer,
         "region": made.target.region,
+        "region_px": 0 if region is None else int(region.sum()),
+        "space": made.target.space,
+        "reduce": made.target.reduce,
+        "rival": made.target.rival,
+        "symmetries": made.symmetries,
+        "padding_px": list(made.padding),
         "preset": made.target.preset,
         "status": made.status,
         "target_value": made.value,

@@ -5,22 +5,22 @@ status.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad
 
-from segproof.cam import METHODS, PAPER_METHODS, Method, RawMap
-from segproof.capture import Capture, capture
-from segproof.errors import SegproofError, UnknownNameError
+from segproof.cam import INPUT_LAYER, LAYERLESS, METHODS, PAPER_METHODS, Method, RawMap
+from segproof.capture import Bindable, Capture, Pass, observe
+from segproof.errors import DataError, SegproofError, UnknownNameError
 from segproof.model import SegmentationModel, probabilities
 from segproof.perturb import Clean, background_of, binarise, make_fill, seeded
-from segproof.target import Preset, Target
+from segproof.target import BoundTarget, Preset, Target, objects
 
-__all__ = ["Explanation", "explain", "explain_all", "fuse", "normalise"]
+__all__ = ["Explanation", "explain", "explain_all", "explain_objects", "fuse", "normalise"]
 
 Status = Literal["ok", "all_zero", "constant", "non_finite", "no_target"]
 FLAT: Final = 1e-6  # a map whose range is below this share of its maximum is one value in float32
@@ -33,7 +33,8 @@ class Explanation:
 
     `status`: ok | all_zero | constant | non_finite | no_target (an empty region: nothing to
     explain); any but ok has a heatmap of zeros. `value` is Y, `explained` the region R that it was
-    read from, bool [H, W].
+    read from, bool [H, W]. `padding` is what the network saw below and to the right of the picture,
+    px; `symmetries` how many flips and turns of it the raw map is the mean of.
     """
 
     method: str
@@ -47,10 +48,16 @@ class Explanation:
     explained: Tensor | None = None
     effective_channels: float | None = None
     forwards: int = 0
+    padding: tuple[int, int] = (0, 0)
+    symmetries: int = 1
 
     def heatmap(self, size: tuple[int, int] | None = None) -> Tensor:
         """S in [0, 1], float32 [H, W], at the picture's size or another one. Never NaN."""
-        return normalise(self.raw, size or self.size, self.target.preset)[0]
+        if self.padding == (0, 0):
+            return normalise(self.raw, size or self.size, self.target.preset)[0]
+        whole = (self.size[0] + self.padding[0], self.size[1] + self.padding[1])
+        heat = normalise(self.raw, whole, self.target.preset)[0][: self.size[0], : self.size[1]]
+        return normalise(heat, size or self.size, self.target.preset)[0]
 
     def region(
         self, *, threshold: float | None = None, area: float | None = None, seed: int = 0
@@ -121,6 +128,8 @@ def explain(
     fill: str | None = None,
     batch: int = 4,
     seed: int = 0,
+    smooth: bool = False,
+    padded: bool = False,
 ) -> Explanation:
     """Explain one picture [B, H, W] by one method at one layer; see `explain_all`."""
     [explanation] = explain_all(
@@ -134,6 +143,8 @@ def explain(
         fill=fill,
         batch=batch,
         seed=seed,
+        smooth=smooth,
+        padded=padded,
     )
     return explanation
 
@@ -150,43 +161,267 @@ def explain_all(
     fill: str | None = None,
     batch: int = 4,
     seed: int = 0,
+    smooth: bool = False,
+    padded: bool = False,
 ) -> list[Explanation]:
     """Explain one picture [B, H, W] by all methods at all layers, from one forward and one
     backward.
 
     `truth` and `valid` are bool [H, W]. `fill` is what masked-input methods put in place of hidden
-    pixels (strict: background_texture, paper: neutral). Order: layers outer, methods inner.
+    pixels (strict: background_texture, paper: neutral). `smooth` takes the mean of the raw maps
+    over flips and turns (eight of a square picture, else four), each exactly undone. `padded`
+    allows to go on below and to the right with the picture's last pixels, to a size that the
+    network takes; these pixels count nowhere. Order: layers outer, methods inner; methods without a
+    layer last, once.
 
     Raises:
         UnknownNameError: a method, layer or class that does not exist.
         DataError: a truth region without truth, masks of another size.
         SegproofError: two methods or layers of one name.
     """
-    size = (image.shape[-2], image.shape[-1])
-    chosen = [resolve_method(method, target.preset) for method in methods]
-    _check_distinct("methods", [name for name, _ in chosen])
-    _check_distinct("layers", layers)
-    paths = [model.resolve_layer(name, size) for name in layers]
-    seen = capture(
-        model,
-        image[None],
-        target,
-        paths,
-        None if truth is None else truth[None],
-        valid=None if valid is None else valid[None],
-        batch=batch,
-    )
-    if not bool(seen.bound.region.any()):
+    picture = _Picture.of(model, image, methods, layers, target.preset, truth, valid, padded=padded)
+    return picture.explain(target, fill=fill, batch=batch, seed=seed, smooth=smooth, last=True)
+
+
+def explain_objects(
+    model: SegmentationModel,
+    image: Tensor,
+    *,
+    methods: Sequence[str | Method],
+    layers: Sequence[str],
+    target: Target,
+    truth: Tensor | None = None,
+    valid: Tensor | None = None,
+    fill: str | None = None,
+    batch: int = 4,
+    seed: int = 0,
+    min_area: int = 64,
+    padded: bool = False,
+) -> Iterator[list[Explanation]]:
+    """Explain the objects of a picture one by one, the largest first: as `explain_all` does with
+    the regions `object:1`, `object:2`, ..., from one forward for all.
+
+    Objects are those of `target.region`, "prediction" or "truth"; parts of fewer than `min_area` px
+    are left out.
+
+    Raises:
+        DataError: another region; else as `explain_all`.
+    """
+    if target.region not in ("prediction", "truth"):
+        raise DataError(
+            f"objects of region {target.region}", "region prediction or truth", "name one of them"
+        )
+    picture = _Picture.of(model, image, methods, layers, target.preset, truth, valid, padded=padded)
+    source = "@truth" if target.region == "truth" else ""
+    sizes = objects(picture.bind(target).region[0]).flatten().bincount()[1:].tolist()
+    for number, size in enumerate(sizes, start=1):
+        if size < min_area:
+            return
+        one = replace(target, region=f"object:{number}{source}")
+        yield picture.explain(one, fill=fill, batch=batch, seed=seed)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture that the network has seen once, with what is asked about it."""
+
+    model: SegmentationModel
+    seen: Pass
+    methods: dict[str, Method]
+    layers: dict[str, str]
+    truth: Tensor | None
+    valid: Tensor | None
+    padding: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls,
+        model: SegmentationModel,
+        image: Tensor,
+        methods: Sequence[str | Method],
+        layers: Sequence[str],
+        preset: Preset,
+        truth: Tensor | None,
+        valid: Tensor | None,
+        *,
+        padded: bool,
+    ) -> _Picture:
+        chosen = [resolve_method(method, preset) for method in methods]
+        _check_distinct("methods", [name for name, _ in chosen])
+        _check_distinct("layers", layers)
+        padding = model.padding((image.shape[-2], image.shape[-1])) if padded else (0, 0)
+        if padding != (0, 0):
+            size = (image.shape[-2], image.shape[-1])
+            valid = torch.ones(size, dtype=torch.bool) if valid is None else valid
+            image = pad_below(image, padding)
+            valid = pad_below(valid, padding)
+            truth = None if truth is None else pad_below(truth, padding)
+        size = (image.shape[-2], image.shape[-1])
+        if all(name in LAYERLESS for name, _ in chosen):
+            layers = ()
+        paths = {name: model.resolve_layer(name, size) for name in layers}
+        return cls(
+            model=model,
+            seen=observe(model, image[None], list(paths.values())),
+            methods=dict(chosen),
+            layers=paths,
+            truth=truth,
+            valid=valid,
+            padding=padding,
+        )
+
+    def bind(self, target: Bindable) -> BoundTarget:
+        return self._read(target, last=False, gradients=False).bound
+
+    def explain(
+        self,
+        target: Target,
+        *,
+        fill: str | None,
+        batch: int,
+        seed: int,
+        smooth: bool = False,
+        last: bool = False,
+    ) -> list[Explanation]:
+        seen = self._read(target, last=last, gradients=True, batch=batch)
+        height, width = self.seen.images.shape[-2:]
+        size = (height - self.padding[0], width - self.padding[1])
+        if not bool(seen.bound.region.any()):
+            return [
+                Explanation(name, layer, target, torch.zeros(1, 1), "no_target", size, 0.0)
+                for layer, names in _places(self.layers, self.methods)
+                for name in names
+            ]
+        name = fill or DEFAULT_FILLS[target.preset]
+        make = make_fill(name, clean_of(seen, self.model, self.truth, seed=(seed, name)))
+        nothing = torch.zeros(1, height, width, dtype=torch.bool, device=seen.images.device)
+        seen = with_baseline(seen, make(seen.images, nothing))
+        found = explain_capture(seen, self.model, self.methods, self.layers, target)
+        if smooth:
+            found = self._smooth(found, seen, target)
+        if self.padding == (0, 0):
+            return found
+        return [self._cropped(item, size) for item in found]
+
+    def _read(self, target: Bindable, *, last: bool, gradients: bool, batch: int = 4) -> Capture:
+        seen = self.seen if gradients else replace(self.seen, gradients=False)
+        return seen.read(
+            target,
+            None if self.truth is None else self.truth[None],
+            valid=None if self.valid is None else self.valid[None],
+            batch=batch,
+            last=last,
+        )
+
+    def _smooth(
+        self, plain: list[Explanation], clean: Capture, target: Target
+    ) -> list[Explanation]:
+        """The mean over flips and turns; R, P and b are those of the clean picture, turned too."""
+        size = (clean.images.shape[-2], clean.images.shape[-1])
+        paths = list(self.layers.values())
+        raws = [[item.raw] for item in plain]
+        spent = [item.forwards for item in plain]
+        for turn in SYMMETRIES[1:] if size[0] == size[1] else SYMMETRIES[1:4]:
+            bound = _map_masks(clean.bound, turn.apply)
+            assert clean.baseline is not None  # noqa: S101 - set a few lines above
+            seen = observe(self.model, turn.apply(clean.images), paths).read(
+                _Given(bound),
+                baseline=turn.apply(clean.baseline),
+                batch=clean.batch,
+                last=True,
+            )
+            turned = explain_capture(seen, self.model, self.methods, self.layers, target)
+            for place, item in enumerate(turned):
+                raws[place].append(turn.undo(item.raw))
+                spent[place] += item.forwards + 1
         return [
-            Explanation(name, layer, target, torch.zeros(1, 1), "no_target", size, 0.0)
-            for layer in layers
-            for name, _ in chosen
+            replace(
+                item,
+                raw=(mean := torch.stack(maps).mean(dim=0)),
+                status=normalise(mean, size, target.preset)[1],
+                forwards=forwards,
+                effective_channels=None,
+                symmetries=len(maps),
+            )
+            for item, maps, forwards in zip(plain, raws, spent, strict=True)
         ]
-    name = fill or DEFAULT_FILLS[target.preset]
-    make = make_fill(name, clean_of(seen, model, truth, seed=(seed, name)))
-    nothing = torch.zeros(1, *size, dtype=torch.bool, device=seen.images.device)
-    seen = with_baseline(seen, make(seen.images, nothing))
-    return explain_capture(seen, model, dict(chosen), dict(zip(layers, paths, strict=True)), target)
+
+    def _cropped(self, item: Explanation, size: tuple[int, int]) -> Explanation:
+        height, width = size
+        whole = replace(
+            item,
+            size=size,
+            padding=self.padding,
+            valid=None if item.valid is None else item.valid[:height, :width],
+            explained=None if item.explained is None else item.explained[:height, :width],
+        )
+        dark = item.status == "ok" and not bool(whole.heatmap().any())
+        return replace(whole, status="all_zero") if dark else whole
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A target that is bound already."""
+
+    bound: BoundTarget
+
+    def bind(
+        self,
+        logits: Tensor,
+        truth: Tensor | None = None,
+        *,
+        model: SegmentationModel,
+        valid: Tensor | None = None,
+    ) -> BoundTarget:
+        return self.bound
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """A flip (left to right) and quarter turns of the last two axes, exactly undone."""
+
+    flip: bool
+    turns: int
+
+    def apply(self, image: Tensor) -> Tensor:
+        """The picture [..., H, W] flipped, then turned."""
+        return torch.rot90(image.flip(-1) if self.flip else image, self.turns, (-2, -1))
+
+    def undo(self, image: Tensor) -> Tensor:
+        """What `apply` was given, of what it returned."""
+        back = torch.rot90(image, -self.turns, (-2, -1))
+        return back.flip(-1) if self.flip else back
+
+
+# The identity, then those that keep the sides of a picture, then those that change them.
+SYMMETRIES: Final = tuple(
+    Symmetry(flip=flip, turns=turns) for turns in (0, 2, 1, 3) for flip in (False, True)
+)
+
+
+def pad_below(image: Tensor, padding: tuple[int, int]) -> Tensor:
+    """A picture [B, H, W] continued with its last row and column; a bool mask [H, W] with False."""
+    bottom, right = padding
+    if image.dtype == torch.bool:
+        return pad(image, (0, right, 0, bottom))
+    return pad(image, (0, right, 0, bottom), mode="replicate")
+
+
+def _map_masks(bound: BoundTarget, edit: Callable[[Tensor], Tensor]) -> BoundTarget:
+    return replace(
+        bound,
+        weights=edit(bound.weights),
+        region=edit(bound.region),
+        prediction=edit(bound.prediction),
+        valid=edit(bound.valid),
+    )
+
+
+def _places(layers: dict[str, str], methods: dict[str, Method]) -> list[tuple[str, list[str]]]:
+    """Layers with the methods to be made there; those without a layer last, once."""
+    layered = [name for name in methods if name not in LAYERLESS]
+    bare = [name for name in methods if name in LAYERLESS]
+    return [*((layer, layered) for layer in layers), *([(INPUT_LAYER, bare)] if bare else [])]
 
 
 def explain_capture(
@@ -200,9 +435,9 @@ def explain_capture(
     value = float(seen.bound.score(seen.logits)[0])
     size = (seen.images.shape[-2], seen.images.shape[-1])
     found = []
-    for layer, path in layers.items():
-        for name, method in methods.items():
-            result = method(seen, path, model)
+    for layer, names in _places(layers, methods):
+        for name in names:
+            result = methods[name](seen, layers.get(layer, ""), model)
             made = result if isinstance(result, RawMap) else RawMap(result)
             raw = _checked(made.values, name)[0].detach()
             channels = made.effective_channels
@@ -248,7 +483,7 @@ def fuse(
         )
     first = explanations[0]
     preset = first.target.preset
-    if preset == "paper":
+    if preset == "paper" and not any(sum(item.padding) for item in explanations):
         parts = [_resized(item.raw, item.size, preset)[0] for item in explanations]
     else:
         parts = [item.heatmap() for item in explanations]

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final, Literal
 
 import torch
@@ -15,10 +15,20 @@ from torch import Tensor, nn
 from segproof.errors import ModelError, UnknownNameError
 from segproof.layers import Layer, find_layers, tracing
 
-__all__ = ["Layer", "SegmentationModel", "evaluating", "probabilities"]
+__all__ = [
+    "Layer",
+    "Query",
+    "SegmentationModel",
+    "describe",
+    "evaluating",
+    "probabilities",
+    "queries",
+    "query_model",
+]
 
 Activation = Literal["softmax", "sigmoid"]
 
+QUERIES: Final = ("class_queries_logits", "masks_queries_logits")
 LOGIT_NAMES: Final = ("logits", "out", "masks", "mask", "pred", "prediction", "output")
 
 
@@ -82,6 +92,11 @@ class SegmentationModel(nn.Module):
         return self.mean
 
     @property
+    def input_bands(self) -> int:
+        """Bands of the pictures: those of the normalisation, else of the first convolution."""
+        return self.bands or _first_bands(self.net)
+
+    @property
     def device(self) -> torch.device:
         """Where the network's weights are."""
         return next((p.device for p in self.net.parameters()), self.mean.device)
@@ -113,8 +128,12 @@ class SegmentationModel(nn.Module):
         """How many values, counted from 0, the masks of these classes can have."""
         return self.mask_value(len(self.classes) - 1) + 1
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, K, H, W] of images [N, B, H, W] in image units."""
+    def returned(self, images: Tensor) -> Any:
+        """What the network itself returns for images [N, B, H, W] in image units.
+
+        Raises:
+            ModelError: bands or sides that it does not take.
+        """
         if images.ndim != 4:
             raise ModelError(
                 f"images of shape {tuple(images.shape)}", "[N, B, H, W]", "add the batch"
@@ -126,30 +145,68 @@ class SegmentationModel(nn.Module):
                 "select or reorder the bands",
             )
         try:
-            returned = self.net((images - self.mean) / self.std)
+            return self.net((images - self.mean) / self.std)
         except (RuntimeError, AssertionError) as error:
-            explained = _shape_error(self.net, images, str(error))
+            explained = self._shape_error(images, str(error))
             if explained is None:
                 raise
             raise explained from error
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, K, H, W] of images [N, B, H, W] in image units."""
+        return self.logits_of(self.returned(images), (images.shape[-2], images.shape[-1]))
+
+    def logits_of(self, returned: Any, size: tuple[int, int]) -> Tensor:
+        """Logits [N, K, H, W] in what the network returned for images of `size` (H, W).
+
+        Raises:
+            ModelError: none in it; the error names the structure and the `output=` that would fit.
+        """
         logits = _pick(returned, self.channels) if self.output is None else self.output(returned)
         if not _is_logits(logits, self.channels):
             shown = returned if self.output is None else logits
             fitting = _lambda(returned, self.channels)
             raise ModelError(
-                f"a network that returns {_structure(shown)}",
+                f"a network that returns {describe(shown)}",
                 f"logits [N, {self.channels}, h, w] for classes {', '.join(self.classes)}",
                 f"pass output={fitting}"
                 if fitting
                 else "pass output=, a function that picks the logits, or the right class names",
             )
-        if logits.shape[-2:] != images.shape[-2:]:
+        if tuple(logits.shape[-2:]) != size:
             logits = nn.functional.interpolate(
-                logits, size=images.shape[-2:], mode="bilinear", align_corners=False
+                logits, size=size, mode="bilinear", align_corners=False
             )
         if self.channels == 1:
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits
+
+    def _shape_error(self, images: Tensor, message: str) -> ModelError | None:
+        """What a network's own RuntimeError says about the images' sides or bands, if it does."""
+        if "to have" in message and "channels" in message:
+            return ModelError(
+                f"images with {images.shape[1]} bands ({message[:200]})",
+                "the bands that the network was trained with",
+                "select or reorder the bands, or look at mean and std",
+            )
+        if "Output size is too small" in message or "doesn't match model" in message:
+            return ModelError(
+                f"images of {images.shape[-2]} x {images.shape[-1]} pixels ({message[:200]})",
+                "a size that the network takes",
+                "give larger tiles, or tiles of the size that it was built for",
+            )
+        height, width = images.shape[-2:]
+        bottom, right = self.padding((height, width))
+        if not bottom and not right:
+            return None
+        if "divisible" not in message and "Sizes of tensors must match" not in message:
+            return None
+        return ModelError(
+            f"images of {height} x {width} pixels",
+            f"sides that {self.stride}, the network's stride, divides",
+            f"pad by {bottom} px at the bottom and {right} px at the right (--pad, padded=True), or"
+            " cut such tiles",
+        )
 
     def layers(self, size: int | tuple[int, int] = 512, bands: int | None = None) -> list[Layer]:
         """The layers worth explaining, found by running the network once on zeros of `size` pixels.
@@ -158,7 +215,7 @@ class SegmentationModel(nn.Module):
         `decoder:-1` finest, also counted from the end).
         """
         sides = (size, size) if isinstance(size, int) else size
-        shape = (1, bands or self.bands or _first_bands(self.net), *sides)
+        shape = (1, bands or self.input_bands, *sides)
         with tracing(self.net, 1, sides) as seen, evaluating(self), torch.inference_mode():
             self(torch.zeros(shape, device=self.device))
         return find_layers(self.net, seen, self.channels, sides)
@@ -183,6 +240,17 @@ class SegmentationModel(nn.Module):
         names = [text for layer in known for text in (layer.alias, layer.path)]
         raise UnknownNameError.of("layer", name, names)
 
+    @property
+    def stride(self) -> int:
+        """What the sides of a picture have to be multiples of, px, where the network says it; else
+        32, which most of them take.
+        """
+        return int(getattr(getattr(self.net, "encoder", None), "output_stride", 32))
+
+    def padding(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Pixels that a picture of (H, W) lacks below and to the right to be of whole strides."""
+        return -size[0] % self.stride, -size[1] % self.stride
+
     def fingerprint(self) -> str:
         """SHA-256 of all weights and buffers, with their names: what a run is tied to."""
         digest = hashlib.sha256()
@@ -192,6 +260,71 @@ class SegmentationModel(nn.Module):
         digest.update(repr((self.classes, self.activation)).encode())
         digest.update(torch.cat([self.mean.flatten(), self.std.flatten()]).cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of a network such as Mask2Former: its likeliest class and where its mask is on.
+
+    `chance` is the probability of the class, 0-1, `share` the part of the picture with mask >= 0.5.
+    """
+
+    index: int
+    class_: str
+    chance: float
+    share: float
+
+
+def queries(model: SegmentationModel, image: Tensor) -> list[Query]:
+    """The queries of a network on one picture [B, H, W], the surest first; none in other networks.
+
+    "No object" is no class here: a query that sees nothing has low chances for all of them.
+    """
+    with torch.inference_mode(), evaluating(model):
+        found = _entries(model.returned(image[None].to(model.device)))
+    if not set(QUERIES) <= set(found):
+        return []
+    chances, masks = (found[name][0] for name in QUERIES)
+    best = chances.softmax(dim=-1)[..., :-1].max(dim=-1)
+    shares = (masks >= 0).flatten(1).double().mean(dim=1)
+    listed = [
+        Query(index, model.classes[int(place)], float(chance), float(share))
+        for index, (chance, place, share) in enumerate(
+            zip(best.values, best.indices, shares, strict=True)
+        )
+    ]
+    return sorted(listed, key=lambda query: -query.chance)
+
+
+def query_model(model: SegmentationModel, index: int) -> SegmentationModel:
+    """The same network with one query's mask as its only class, "query N": what one query sees.
+
+    Its logits are those of the mask, so that every target, method and study works on it. Weights
+    are shared.
+
+    Raises:
+        ModelError: while it runs, if the network has no such query.
+    """
+
+    def mask(returned: Any) -> Tensor:
+        found = _entries(returned)
+        count = found[QUERIES[1]].shape[1] if set(QUERIES) <= set(found) else 0
+        if not 0 <= index < count:
+            raise ModelError(
+                f"query {index}",
+                f"a number from 0 to {count - 1}" if count else "a network of queries",
+                "list them with `segproof doctor`" if count else "explain a class of this network",
+            )
+        logits: Tensor = found[QUERIES[1]][:, index, None]
+        return logits
+
+    values = [
+        None if model.bands is None else v.flatten().tolist() for v in (model.mean, model.std)
+    ]
+    made = SegmentationModel(
+        model.net, classes=[f"query {index}"], mean=values[0], std=values[1], output=mask
+    )
+    return made.to(model.device).train(model.training)
 
 
 @contextmanager
@@ -207,34 +340,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _shape_error(net: nn.Module, images: Tensor, message: str) -> ModelError | None:
-    """What a network's own RuntimeError says about the images' sides or bands, if it does."""
-    if "to have" in message and "channels" in message:
-        return ModelError(
-            f"images with {images.shape[1]} bands ({message[:200]})",
-            "the bands that the network was trained with",
-            "select or reorder the bands, or look at mean and std",
-        )
-    if "Output size is too small" in message or "doesn't match model" in message:
-        return ModelError(
-            f"images of {images.shape[-2]} x {images.shape[-1]} pixels ({message[:200]})",
-            "a size that the network takes",
-            "give larger tiles, or tiles of the size that it was built for",
-        )
-    stride = int(getattr(getattr(net, "encoder", None), "output_stride", 32))
-    height, width = images.shape[-2:]
-    bottom, right = -height % stride, -width % stride
-    if not bottom and not right:
-        return None
-    if "divisible" not in message and "Sizes of tensors must match" not in message:
-        return None
-    return ModelError(
-        f"images of {height} x {width} pixels",
-        f"sides that {stride}, the network's stride, divides",
-        f"pad by {bottom} px at the bottom and {right} px at the right, or cut such tiles",
-    )
 
 
 def _first_bands(net: nn.Module) -> int:
@@ -254,8 +359,8 @@ def _pick(returned: Any, channels: int) -> Any:
     Among the outputs of deep supervision it is the first of the largest resolution.
     """
     entries = _entries(returned)
-    if {"class_queries_logits", "masks_queries_logits"} <= set(entries):
-        return _class_map(entries["class_queries_logits"], entries["masks_queries_logits"])
+    if set(QUERIES) <= set(entries):
+        return _class_map(*(entries[name] for name in QUERIES))
     for name in LOGIT_NAMES:
         if name in entries:
             inner = _pick(entries[name], channels)
@@ -309,12 +414,13 @@ def _lambda(value: Any, channels: int, at: str = "result") -> str | None:
     return None
 
 
-def _structure(value: object) -> str:
+def describe(value: object) -> str:
+    """What a network returned, in words: kinds, names and shapes."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key!r}: {_structure(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {describe(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return "(" + ", ".join(_structure(item) for item in value) + ")"
-    inside = ", ".join(f"{key}={_structure(item)}" for key, item in _entries(value).items())
+        return "(" + ", ".join(describe(item) for item in value) + ")"
+    inside = ", ".join(f"{key}={describe(item)}" for key, item in _entries(value).items())
     return f"{type(value).__name__}({inside})" if inside else f"a {type(value).__name__}"

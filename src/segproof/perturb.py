@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import conv2d, max_pool2d, pad
+from torch.nn.functional import conv2d, pad
 
 from segproof.errors import DataError, SegproofError, UnknownNameError
+from segproof.target import dilate
 
 __all__ = [
     "FILLS",
@@ -22,7 +23,6 @@ __all__ = [
     "Clean",
     "Fill",
     "binarise",
-    "dilate",
     "keep_mask",
     "make_fill",
     "perturb",
@@ -106,15 +106,6 @@ def keep_mask(strategy: str, region: Tensor, target: Tensor) -> Tensor:
     if strategy not in STRATEGIES:
         raise UnknownNameError.of("strategy", strategy, STRATEGIES)
     return STRATEGIES[strategy](region, target)
-
-
-def dilate(mask: Tensor, pixels: int) -> Tensor:
-    """A bool mask [..., H, W] grown by `pixels` in each direction (a square)."""
-    if pixels <= 0:
-        return mask
-    side = 2 * pixels + 1
-    planes = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-    return (max_pool2d(planes, side, stride=1, padding=pixels) > 0).view(mask.shape)
 
 
 def random_blobs(

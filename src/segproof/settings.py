@@ -16,7 +16,7 @@ from segproof.errors import SegproofError, StudyError, UnknownNameError
 from segproof.load import load_model
 from segproof.model import SegmentationModel
 from segproof.perturb import FILLS
-from segproof.target import PRESETS, Preset, Region, Target, check_region
+from segproof.target import PRESETS, Preset, Reduce, Region, Space, Target, check_region
 
 __all__ = ["CONTROLS", "PUBLISHED", "Settings"]
 
@@ -37,9 +37,10 @@ Fusion = Literal["mean", "max", "product"]
 class Settings(BaseModel):
     """All settings of a study; immutable, the same keys in Python, on the command line and in TOML.
 
-    `region` is what is explained and read ("truth", as published, or "prediction"); `fills` None
-    means neutral in `paper` and the two least artificial valid ones in `strict`. `methods` are the
-    five published ones unless others of METHODS are named.
+    `region` is what is explained and read ("truth", as published, "prediction", "fp", "fn",
+    "ring:W"); `fills` None means neutral in `paper` and the two least artificial valid ones in
+    `strict`. `methods` are the five published ones unless others of METHODS are named. `pad` allows
+    to continue tiles to a size that the network takes; these pixels count nowhere.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -52,13 +53,17 @@ class Settings(BaseModel):
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
     areas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     preset: Preset = "strict"
-    region: Region = "truth"
+    region: str = "truth"
+    space: Space = "logit"
+    reduce: Reduce = "mean"
+    rival: str | None = None
     fills: tuple[str, ...] | None = None
     controls: tuple[str, ...] = CONTROLS
     fuse: tuple[Fusion, ...] = ()
     limit: int | None = Field(default=None, ge=1)
     min_area: int = Field(default=64, ge=1)
     ignore_index: int | None = None
+    pad: bool = False
     batch: int = Field(default=4, ge=1)
     seed: int = 0
     device: str = "cpu"
@@ -109,6 +114,19 @@ class Settings(BaseModel):
         if not self.thresholds and not self.areas:
             raise StudyError("no thresholds and no areas", "at least one level", "name them")
         check_region(self.preset, self.region)
+        if Region.of(self.region).one_picture:
+            raise StudyError(
+                f"region {self.region} for a set of tiles",
+                "prediction, truth, fp, fn or ring:W",
+                "explain places of one picture with `segproof explain`",
+            )
+        if self.preset == "paper" and (self.space, self.reduce) != ("logit", "mean"):
+            raise StudyError(
+                f"preset paper with space {self.space}, reduce {self.reduce}",
+                "neither: its target is the published one",
+                "use preset strict for other targets",
+            )
+        _ = self.target  # a rival without its space, and the like
         if self.fills is not None and not self.fills:
             raise StudyError("an empty list of fills", "at least one", "name them or leave it out")
         return self
@@ -151,7 +169,9 @@ class Settings(BaseModel):
     @property
     def target(self) -> Target:
         """What is explained, as the core knows it."""
-        return Target(self.class_, region=self.region, preset=self.preset)
+        return Target(
+            self.class_, self.region, self.space, self.reduce, self.preset, rival=self.rival
+        )
 
     def command(self, out: str | Path) -> str:
         """The command line of this study: every setting that is not the default."""

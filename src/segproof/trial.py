@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segproof import tables
-from segproof.cam import CHANNELWISE
+from segproof.cam import CHANNELWISE, INPUT_LAYER, LAYERLESS
 from segproof.capture import Capture, capture
 from segproof.data import Sample, SampleSource, digest_of
 from segproof.errors import DataError, ModelError
@@ -21,6 +21,7 @@ from segproof.explain import (
     clean_of,
     explain_capture,
     fuse,
+    pad_below,
     resolve_method,
     with_baseline,
 )
@@ -67,7 +68,8 @@ class Plan:
         study = self.study
         levels = len(study.thresholds) + len(study.areas)
         one_level = len(STRATEGIES) * len(self.fills)
-        maps = len(study.methods) * (len(self.layers) + len(self.fused))
+        bare = sum(name in LAYERLESS for name in study.methods)
+        maps = (len(study.methods) - bare) * (len(self.layers) + len(self.fused)) + bare
         extra = {"random": RANDOM_SEEDS * len(study.areas), "p_c": levels}
         extra |= dict.fromkeys(("edges", "truth"), len(study.areas))
         heat = sum(count for name, count in extra.items() if name in study.controls)
@@ -94,6 +96,8 @@ class Plan:
         """
         channelwise = len(CHANNELWISE.intersection(self.study.methods))
         spent = channelwise * sum(layer.channels + 1 for layer in self.shapes)
+        bare = [name for name in self.study.methods if name in LAYERLESS]
+        spent += sum(LAYERLESS[name]((self.shape[1], self.shape[2])) for name in bare)
         return 1 + spent + self.shown_per_tile
 
     @property
@@ -132,28 +136,35 @@ def study_tile(
         )
 
     try:
-        seen, truth = _clean(plan, model, data[position], plan.layers)
+        sample = data[position]
+        seen, truth = _clean(plan, model, sample, plan.layers)
         count(1)
         reason = _nothing_to_explain(plan.study, seen)
         if reason:
             return finish("skipped", reason)
-        rows, picture = _try_tile(plan, model, name, seen, truth, position, count)
+        rows, maps = _try_tile(plan, model, name, seen, truth, count)
+        shown = _picture(sample, seen, truth, maps) if position < PICTURES else None
     except (DataError, ModelError) as error:
         return finish("failed", str(error))
-    return finish("ok", rows=rows, picture=picture)
+    return finish("ok", rows=rows, picture=shown)
 
 
 def _clean(
     plan: Plan, model: SegmentationModel, sample: Sample, layers: Mapping[str, str]
 ) -> tuple[Capture, Tensor]:
     """The clean picture of a tile, captured, and its truth mask bool [H, W]."""
-    valid = sample.get("valid")
-    truth = (sample["mask"] == model.mask_value(plan.class_index)).to(model.device)
+    image, valid = sample["image"], sample.get("valid")
+    truth = sample["mask"] == model.mask_value(plan.class_index)
     if valid is not None:
-        truth &= valid.to(model.device)
+        truth &= valid
+    padding = model.padding((image.shape[1], image.shape[2])) if plan.study.pad else (0, 0)
+    if padding != (0, 0):
+        valid = torch.ones_like(truth) if valid is None else valid
+        image, valid, truth = (pad_below(part, padding) for part in (image, valid, truth))
+    truth = truth.to(model.device)
     seen = capture(
         model,
-        sample["image"][None],
+        image[None],
         plan.study.target,
         list(layers.values()),
         truth[None],
@@ -194,9 +205,9 @@ def _try_tile(
     name: str,
     seen: Capture,
     truth: Tensor,
-    position: int,
     count: Callable[[int], None],
-) -> tuple[list[tuple[object, ...]], bytes | None]:
+) -> tuple[list[tuple[object, ...]], list[Explanation]]:
+    """The rows of a tile, and its explanations."""
     study = plan.study
     nothing = torch.zeros_like(seen.bound.region)
     baselines = {
@@ -208,18 +219,21 @@ def _try_tile(
     explanations = _explain(plan, model, with_baseline(seen, baselines[plan.fills[0]][None]), count)
     heats = [*_method_heats(study, explanations), *_control_heats(study, name, seen, truth)]
     trial = _Trial(plan, model, name, seen, truth, baselines, count)
-    rows = trial.rows(heats)
-    picture = None
-    if position < PICTURES:
-        maps = {(e.method, e.layer): e.heatmap().cpu().numpy() for e in explanations}
-        bound = seen.bound
-        picture = pack_picture(
-            seen.images[0].cpu().numpy(),
-            truth.cpu().numpy(),
-            bound.prediction[0].cpu().numpy(),
-            maps,
-        )
-    return rows, picture
+    return trial.rows(heats), explanations
+
+
+def _picture(
+    sample: Sample, seen: Capture, truth: Tensor, explanations: Sequence[Explanation]
+) -> bytes:
+    """A tile and its maps for the figures, without what it was padded by."""
+    height, width = sample["image"].shape[-2:]
+    maps = {(e.method, e.layer): e.heatmap().cpu().numpy()[:height, :width] for e in explanations}
+    return pack_picture(
+        sample["image"].cpu().numpy(),
+        truth.cpu().numpy()[:height, :width],
+        seen.bound.prediction[0].cpu().numpy()[:height, :width],
+        maps,
+    )
 
 
 def _explain(
@@ -228,13 +242,15 @@ def _explain(
     study = plan.study
     methods = dict(resolve_method(name, study.preset) for name in study.methods)
     found: list[Explanation] = []
-    for layer, path in plan.layers.items():
-        for name, method in methods.items():
-            [made] = explain_capture(seen, model, {name: method}, {layer: path}, study.target)
-            count(made.forwards)
-            found.append(made)
+    places = [(layer, path, name) for layer, path in plan.layers.items() for name in methods]
+    layered = [place for place in places if place[2] not in LAYERLESS]
+    bare = [(INPUT_LAYER, "", name) for name in methods if name in LAYERLESS]
+    for layer, path, name in [*layered, *bare]:
+        [made] = explain_capture(seen, model, {name: methods[name]}, {layer: path}, study.target)
+        count(made.forwards)
+        found.append(made)
     for way in plan.fused:
-        for name in methods:
+        for name in (name for name in methods if name not in LAYERLESS):
             parts = [item for item in found if item.method == name and item.layer in plan.layers]
             found.append(replace(fuse(parts, way), layer=f"fused:{way}"))
     return found

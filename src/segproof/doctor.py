@@ -1,0 +1,323 @@
+"""What a network is like to explain: facts of its layers, and a diagnosis in plain words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segproof.capture import frozen, observe
+from segproof.errors import ModelError, SegproofError
+from segproof.explain import explain_all
+from segproof.layers import Layer
+from segproof.model import SegmentationModel, describe, evaluating, probabilities, queries
+from segproof.perturb import random_blobs, seeded
+from segproof.scenes import scene
+from segproof.settings import PUBLISHED
+from segproof.target import Target, hard_mask
+
+__all__ = ["Finding", "LayerFacts", "diagnose", "example_picture", "layer_facts"]
+
+Verdict = Literal["ok", "warning", "problem"]
+ENERGY: Final = 0.95  # share of the gradient's size that a receptive field holds
+SURE: Final = 0.999  # beyond it a softmax hardly slopes
+PIXELS: Final = 64  # a smaller prediction is hardly one
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """A layer on one picture: channels that are zero everywhere (share, 0-1), and the side of the
+    square around a cell, px, that holds 95 % of the size of its gradient at the picture (an
+    estimate: the picture's, not the network's at its largest).
+    """
+
+    layer: Layer
+    zero_channels: float
+    field: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a diagnosis: what was looked at, what came out, what to do about it."""
+
+    verdict: Verdict
+    about: str
+    text: str
+    fix: str = ""
+
+
+def example_picture(
+    model: SegmentationModel, size: tuple[int, int], bands: int | None = None
+) -> Tensor:
+    """A picture [B, H, W] for networks without one: a generated aerial scene, or smooth noise where
+    the bands are not three.
+    """
+    bands = bands or model.input_bands
+    if bands == 3:
+        side = max(size)
+        return scene(1, side + -side % 8)["image"][:, : size[0], : size[1]].contiguous()
+    return torch.stack([random_blobs(size, seeded("band", band)) for band in range(bands)])
+
+
+def layer_facts(
+    model: SegmentationModel, image: Tensor, layers: Sequence[Layer] | None = None
+) -> list[LayerFacts]:
+    """Facts of each layer on one picture [B, H, W], from one forward and a backward for each."""
+    height, width = image.shape[-2:]
+    layers = model.layers((height, width), image.shape[0]) if layers is None else layers
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        asked = image[None].to(model.device).detach().clone().requires_grad_()
+        seen = observe(model, asked, [layer.path for layer in layers])
+        found = []
+        for layer in layers:
+            value = seen.recorded[layer.path]
+            zero = 1 - float(value.detach()[0].flatten(1).any(dim=1).float().mean())
+            row, column = value.shape[-2] // 2, value.shape[-1] // 2
+            signs = torch.randn(value.shape[1], generator=seeded("signs", layer.path))
+            cell = (value[0, :, row, column] * signs.to(value)).sum()
+            with evaluating(model), frozen(model):
+                slopes = torch.autograd.grad(cell, asked, allow_unused=True, retain_graph=True)
+            slope: Tensor | None = slopes[0]
+            centre = (
+                (row + 0.5) * height / value.shape[-2],
+                (column + 0.5) * width / value.shape[-1],
+            )
+            field = 0 if slope is None else _field(slope[0].abs().sum(dim=0), centre)
+            found.append(LayerFacts(layer, zero, field))
+    return found
+
+
+def _field(size: Tensor, centre: tuple[float, float]) -> int:
+    """Side of the square around `centre` that holds 95 % of a picture [H, W] of sizes, px."""
+    height, width = size.shape
+    rows = (torch.arange(height, device=size.device) + 0.5 - centre[0]).abs()
+    columns = (torch.arange(width, device=size.device) + 0.5 - centre[1]).abs()
+    reach = torch.maximum(rows[:, None], columns[None]).ceil().long().flatten()
+    held = torch.zeros(int(reach.max()) + 1, dtype=torch.float64, device=size.device)
+    held.index_add_(0, reach, size.double().flatten())
+    if not float(held.sum()):
+        return 0
+    share = held.cumsum(0) / held.sum()
+    return min(2 * int((share < ENERGY).sum()), max(height, width))
+
+
+def diagnose(
+    model: SegmentationModel, image: Tensor, *, class_: str | None = None
+) -> Iterator[Finding]:
+    """Run one picture [B, H, W] through everything; one finding after the other, as it is made.
+
+    A network is fine to explain if none is a problem. Nothing of the model is changed.
+    """
+    yield _about_network(model)
+    try:
+        with torch.inference_mode(), evaluating(model):
+            returned = model.returned(image[None].to(model.device))
+            logits = model.logits_of(returned, (image.shape[-2], image.shape[-1]))
+        observe(model, image[None], [], gradients=False)
+    except SegproofError as error:
+        yield Finding(
+            "problem", "forward", f"found {error.found}", f"{error.expected}; {error.fix}"
+        )
+        return
+    except Exception as error:  # whatever a network raises is what is reported
+        yield Finding(
+            "problem",
+            "forward",
+            f"the network ends in {type(error).__name__}: {str(error)[:300]}",
+            "try the network alone on a picture of this size and these bands",
+        )
+        return
+    yield Finding(
+        "ok",
+        "forward",
+        f"a picture of {image.shape[1]} x {image.shape[2]} px (height x width),"
+        f" {image.shape[0]} bands, gives {describe(returned)}, read as logits"
+        f" [N, {logits.shape[1]}, H, W]",
+    )
+    yield from _about_sizes(model, image)
+    yield from _about_classes(model, logits)
+    chosen = model.class_index(class_) if class_ is not None else _most_seen(model, logits)
+    known = model.layers((image.shape[-2], image.shape[-1]), image.shape[0])
+    yield _about_layers(known)
+    yield from _about_maps(model, image, chosen, known)
+    seen = queries(model, image)
+    if seen:
+        listed = "; ".join(
+            f"query {q.index}: {q.class_} ({q.chance:.0%}), on {q.share:.1%} of the picture"
+            for q in seen[:3]
+        )
+        yield Finding(
+            "ok", "queries", f"{len(seen)}, the surest: {listed}", "--query N explains one"
+        )
+    yield from _about_speed(model, image, known)
+
+
+def _about_network(model: SegmentationModel) -> Finding:
+    weights = sum(weight.numel() for weight in model.net.parameters())
+    text = (
+        f"{type(model.net).__name__} of {weights:,} weights on {model.device},"
+        f" {model.input_bands} bands in, classes {', '.join(model.classes)}, {model.activation}"
+    )
+    if model.bands is None:
+        return Finding(
+            "warning",
+            "network",
+            f"{text}; no mean and deviation, so pictures go in as they are",
+            "give --mean and --std (image units, 8-bit pictures are scaled to 0-1) if it was"
+            " trained with them",
+        )
+    return Finding("ok", "network", text)
+
+
+def _about_sizes(model: SegmentationModel, image: Tensor) -> Iterator[Finding]:
+    """Whether pictures of any size will do: a few rows and columns less than this one."""
+    odd = image[:, :-3, :-5]
+    try:
+        with torch.inference_mode(), evaluating(model):
+            model(odd[None].to(model.device))
+    except ModelError as error:
+        yield Finding("warning", "sizes", f"takes no {error.found}", error.fix)
+    except Exception as error:
+        yield Finding(
+            "warning",
+            "sizes",
+            f"pictures of {odd.shape[1]} x {odd.shape[2]} px end in {type(error).__name__}",
+            "cut tiles of one size that works",
+        )
+    else:
+        yield Finding(
+            "ok", "sizes", "takes pictures whose sides are no multiples of its stride too"
+        )
+
+
+def _about_classes(model: SegmentationModel, logits: Tensor) -> Iterator[Finding]:
+    p = probabilities(logits, model.activation)
+    shares = [
+        float(hard_mask(p, index, model.activation).float().mean())
+        for index in range(len(model.classes))
+    ]
+    listed = ", ".join(
+        f"{name} {share:.1%}" for name, share in zip(model.classes, shares, strict=True)
+    )
+    if model.activation == "softmax" and max(shares) == 1:
+        yield Finding(
+            "warning",
+            "classes",
+            f"one class everywhere in this picture ({listed})",
+            "try a picture with the class in it (--image); check mean, deviation, order of bands",
+        )
+    else:
+        yield Finding("ok", "classes", f"predicted in this picture: {listed}")
+    sure = float(p.amax(dim=1).mean())
+    if sure > SURE:
+        yield Finding(
+            "warning",
+            "slopes",
+            f"probabilities are {sure:.2%} sure on average: they hardly slope",
+            "explain the logit (the default) or the margin, not the probability",
+        )
+
+
+def _most_seen(model: SegmentationModel, logits: Tensor) -> int:
+    """The class with most pixels, background (the first of softmax classes) last."""
+    p = probabilities(logits, model.activation)
+    counts = [
+        int(hard_mask(p, index, model.activation).sum()) for index in range(len(model.classes))
+    ]
+    first = 1 if model.activation == "softmax" else 0
+    best = int(np.argmax(counts[first:])) + first
+    return best if counts[best] else int(np.argmax(counts))
+
+
+def _about_layers(known: Sequence[Layer]) -> Finding:
+    stages = [layer for layer in known if layer.alias.startswith("encoder")]
+    blocks = [layer for layer in known if layer.alias.startswith("decoder")]
+    text = (
+        f"{len(stages)} encoder stages, {len(blocks)} decoder blocks, strides"
+        f" {min(x.stride for x in known)} to {max(x.stride for x in known)} px"
+    )
+    if len(blocks) < 2:
+        return Finding(
+            "warning",
+            "layers",
+            text,
+            "a study compares decoder:1 and decoder:2 unless --layers names others, here for"
+            " example encoder:-1,decoder:1",
+        )
+    return Finding("ok", "layers", text)
+
+
+def _about_maps(
+    model: SegmentationModel, image: Tensor, index: int, known: Sequence[Layer]
+) -> Iterator[Finding]:
+    """A map of the published methods, the cheap ones, at the ends of encoder and decoder."""
+    name = model.classes[index]
+    methods = [method for method in PUBLISHED if method != "score_cam"]
+    aliases = {layer.alias: layer for layer in known}
+    asked = [alias for alias in ("encoder:-1", "decoder:1", "decoder:-1") if _has(aliases, alias)]
+    region, truth = "prediction", None
+    made = explain_all(model, image, methods=methods, layers=asked, target=Target(name))
+    if made[0].status == "no_target" or int(_count(made[0].explained)) < PIXELS:
+        region, truth = "truth", torch.ones(image.shape[-2:], dtype=torch.bool)
+        made = explain_all(
+            model,
+            image,
+            methods=methods,
+            layers=asked,
+            target=Target(name, region=region),
+            truth=truth,
+        )
+    where = (
+        "its prediction" if region == "prediction" else "the whole picture (it is not predicted)"
+    )
+    flat = [f"{item.method} at {item.layer}: {item.status}" for item in made if item.status != "ok"]
+    good = len(made) - len(flat)
+    text = f"{good} of {len(made)} maps of {name} over {where} have relief"
+    if not good:
+        yield Finding(
+            "problem",
+            "maps",
+            f"{text} ({'; '.join(flat[:4])})",
+            "choose layers that the class depends on (`segproof layers`), another class or picture",
+        )
+    elif flat:
+        yield Finding(
+            "ok", "maps", f"{text}; {'; '.join(flat)}", "flat maps are counted, never averaged"
+        )
+    else:
+        yield Finding("ok", "maps", text)
+
+
+def _has(aliases: dict[str, Layer], alias: str) -> bool:
+    kind, _, place = alias.partition(":")
+    group = [name for name in aliases if name.startswith(f"{kind}:")]
+    return bool(group) and abs(int(place)) <= len(group)
+
+
+def _count(mask: Tensor | None) -> int:
+    return 0 if mask is None else int(mask.sum())
+
+
+def _about_speed(
+    model: SegmentationModel, image: Tensor, known: Sequence[Layer]
+) -> Iterator[Finding]:
+    pictures = image[None].to(model.device)
+    seconds = []
+    with torch.inference_mode(), evaluating(model):
+        for _ in range(3):
+            started = time.perf_counter()
+            model(pictures)
+            seconds.append(time.perf_counter() - started)
+    each = sorted(seconds)[1]
+    channels = max(layer.channels for layer in known)
+    yield Finding(
+        "ok",
+        "speed",
+        f"{each * 1000:,.0f} ms a forward here; Score-CAM on the widest layer ({channels} channels)"
+        f" about {each * channels:,.0f} s a picture",
+    )
