@@ -18,11 +18,19 @@ import reference
 from segproof.cam import CHANNELWISE, LAYERLESS, METHODS, RawMap
 from segproof.capture import Capture
 from segproof.errors import DataError, ModelError, SegproofError, UnknownNameError
-from segproof.explain import DEFAULT_FILLS, Explanation, explain, explain_all, fuse, normalise
+from segproof.explain import (
+    DEFAULT_FILLS,
+    SYMMETRIES,
+    Explanation,
+    explain,
+    explain_all,
+    fuse,
+    normalise,
+)
 from segproof.model import SegmentationModel
 from segproof.target import Target
 from sideeffects import Fails, facts, unsettle
-from toys import toy_images, toy_model, toy_truth
+from toys import ToyNet, toy_images, toy_model, toy_truth
 
 ROOF = Target("roof")
 PAPER = Target("roof", preset="paper")
@@ -554,3 +562,177 @@ def test_nothing_is_left_behind_after_an_error(error: type[BaseException], after
         explain_all(model, image, methods=ALL, layers=BOTH, target=ROOF, batch=1)
     assert fails.raised == 1
     assert facts(model, image) == before
+
+
+# --- methods without a layer ----------------------------------------------------------------------
+def test_methods_without_a_layer_come_last_and_once() -> None:
+    model, image = toy_model(3), picture(3)
+    made = explain_all(
+        model, image, methods=["occlusion", "grad_cam", "rise"], layers=BOTH, target=ROOF
+    )
+    assert [(item.layer, item.method) for item in made] == [
+        ("decoder:1", "grad_cam"),
+        ("decoder:2", "grad_cam"),
+        ("input", "occlusion"),
+        ("input", "rise"),
+    ]
+    assert all(item.status == "ok" for item in made)
+    assert made[2].raw.shape == made[3].raw.shape == (16, 16)
+    # no layer is looked for where none is needed
+    [alone] = explain_all(model, image, methods=["occlusion"], layers=["nowhere:7"], target=ROOF)
+    assert torch.equal(alone.raw, made[2].raw)
+    nothing = explain_all(
+        model, image, methods=["rise"], layers=BOTH, target=Target("roof", "points:0,0"),
+        valid=torch.zeros(16, 16, dtype=torch.bool),
+    )  # fmt: skip
+    assert [(item.layer, item.status) for item in nothing] == [("input", "no_target")]
+
+
+# --- smoothing by flips and turns -----------------------------------------------------------------
+def test_symmetries_are_eight_and_exactly_undone() -> None:
+    image = torch.arange(12.0).view(1, 3, 4)
+    shown = [turn.apply(image) for turn in SYMMETRIES]
+    assert len({(tuple(one.shape), tuple(one.flatten().tolist())) for one in shown}) == 8
+    assert torch.equal(shown[0], image)
+    assert all(one.shape == image.shape for one in shown[:4])
+    for turn, one in zip(SYMMETRIES, shown, strict=True):
+        assert torch.equal(turn.undo(one), image)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 24)])
+@pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "score_cam", "eigen_cam", "occlusion"])
+def test_smooth_is_the_mean_of_the_maps_of_turned_pictures(
+    method: str, size: tuple[int, int]
+) -> None:
+    """Literally: each turned picture explained alone, R turned as truth, the map turned back."""
+    model = toy_model(3)
+    image = toy_images(3, side=24)[0][:, : size[0], : size[1]]
+    with torch.no_grad():
+        region = model(image[None]).argmax(dim=1)[0] == 1
+    how: dict[str, Any] = {"method": method, "layer": "decoder:2", "fill": "black"}
+    smooth = explain(model, image, target=ROOF, smooth=True, **how)
+    turns = SYMMETRIES if size[0] == size[1] else SYMMETRIES[:4]
+    maps = []
+    for turn in turns:
+        turned = explain(
+            model,
+            turn.apply(image),
+            target=Target("roof", "truth"),
+            truth=turn.apply(region),
+            **how,
+        )
+        raw = turned.raw
+        if method == "eigen_cam":  # its sign follows the clean picture's P, not the turned one's
+            guide = turn.apply(region).double()
+            small = torch.nn.functional.adaptive_avg_pool2d(
+                guide[None], (raw.shape[0], raw.shape[1])
+            )[0]
+            raw = raw * (raw * (small - small.mean())).sum().sign()
+        maps.append(turn.undo(raw))
+    assert smooth.symmetries == len(turns)
+    assert not torch.allclose(maps[0], maps[1], rtol=0.05)
+    torch.testing.assert_close(smooth.raw, torch.stack(maps).mean(dim=0), rtol=1e-9, atol=1e-12)
+    assert smooth.status == "ok"
+
+
+def test_smooth_of_a_symmetric_picture_is_symmetric() -> None:
+    model, image = toy_model(5), picture(5)
+    image = torch.stack([turn.apply(image) for turn in SYMMETRIES]).mean(dim=0)
+    made = explain(model, image, target=ROOF, smooth=True, layer="decoder:1")
+    plain = explain(model, image, target=ROOF, layer="decoder:1")
+    # R is the clean prediction, which need not be symmetric: read the logits everywhere instead
+    box = Target("roof", "box:0,0,16,16")
+    made = explain(model, image, target=box, smooth=True, layer="decoder:1")
+    for turn in SYMMETRIES:
+        torch.testing.assert_close(turn.apply(made.raw), made.raw)
+    assert not torch.allclose(plain.raw.flip(-1), plain.raw)
+
+
+def test_smooth_counts_its_forwards() -> None:
+    model, image = toy_model(3), picture(3)
+    calls = 0
+
+    def count(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        nonlocal calls
+        calls += len(given[0])
+
+    handle = model.net.register_forward_pre_hook(count)
+    model.resolve_layer("decoder.blocks.0")
+    made = explain(model, image, target=ROOF, smooth=True, layer="decoder.blocks.0")
+    assert calls == 8
+    assert made.forwards == 7  # beside the clean one
+    handle.remove()
+
+
+# --- pictures of other sizes ----------------------------------------------------------------------
+def test_padded_pictures_are_cut_back() -> None:
+    """15 x 13 px of a network that needs multiples of 4: the map of 16 x 16, cut, scaled again."""
+
+    class Stride(nn.Identity):
+        output_stride = 4
+
+    class Picky(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.encoder = Stride()
+            self.net = net
+
+        def forward(self, images: Tensor) -> Tensor:
+            if images.shape[-1] % 4 or images.shape[-2] % 4:
+                raise RuntimeError("sides must be divisible by 4")
+            result: Tensor = self.net(images)
+            return result
+
+    plain = toy_model(3)
+    model = SegmentationModel(
+        Picky(plain.net), classes=["roof"], mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3]
+    ).double()
+    image = picture(3)[:, :15, :13]
+    layer = "net.decoder.blocks.0"
+    with pytest.raises(
+        ModelError, match=r"pad by 1 px at the bottom and 3 px at the right \(--pad"
+    ):
+        explain(model, image, target=ROOF, layer=layer)
+    made = explain(model, image, target=ROOF, layer=layer, padded=True)
+    assert made.padding == (1, 3)
+    assert made.size == (15, 13)
+    whole = torch.nn.functional.pad(image, (0, 3, 0, 1), mode="replicate")
+    valid = torch.zeros(16, 16, dtype=torch.bool)
+    valid[:15, :13] = True
+    full = explain(model, whole, target=ROOF, layer=layer, valid=valid)
+    assert torch.equal(full.raw, made.raw)
+    assert made.value == full.value
+    cut = full.heatmap()[:15, :13]
+    assert torch.equal(made.heatmap(), cut / cut.max())
+    assert made.heatmap().max() == 1
+    assert made.explained is not None
+    assert full.explained is not None
+    assert torch.equal(made.explained, full.explained[:15, :13])
+    assert not full.explained[15:].any()
+    assert not full.explained[:, 13:].any()
+    area = made.region(area=0.2)
+    assert area.shape == (15, 13)
+    assert int(area.sum()) == round(0.2 * 15 * 13)
+    assert made.heatmap((30, 26)).shape == (30, 26)
+    # a picture that fits is left alone
+    fits = explain(model, picture(3), target=ROOF, layer=layer, padded=True)
+    assert fits.padding == (0, 0)
+
+
+# --- other bands ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("bands", [1, 4, 8, 13])
+def test_any_number_of_bands(bands: int) -> None:
+    """All methods on networks of 1 to 13 bands, smooth and padded too."""
+    net = ToyNet(1, bands=bands)
+    for value in net.parameters():
+        nn.init.normal_(value, std=0.4, generator=torch.Generator().manual_seed(bands))
+    model = SegmentationModel(net, classes=["roof"], mean=[0.5] * bands, std=[0.2] * bands).double()
+    image = torch.rand(bands, 16, 16, generator=torch.Generator().manual_seed(1)).double()
+    box = Target("roof", "box:4,4,12,12")
+    made = explain_all(model, image, methods=tuple(METHODS), layers=["decoder:1"], target=box)
+    assert sum(item.status == "ok" for item in made) >= len(made) - 3
+    assert all(item.status in ("ok", "all_zero") for item in made)
+    smooth = explain(model, image, target=box, layer="decoder:1", smooth=True, method="hires_cam")
+    assert smooth.raw.any()
+    with pytest.raises(ModelError, match=f"with {bands + 1} bands; expected {bands}"):
+        explain(model, torch.cat([image, image[:1]]), target=box)

@@ -18,7 +18,6 @@ from segproof.layers import Layer
 from segproof.model import SegmentationModel, describe, evaluating, probabilities, queries
 from segproof.perturb import random_blobs, seeded
 from segproof.scenes import scene
-from segproof.settings import PUBLISHED
 from segproof.target import Target, hard_mask
 
 __all__ = ["Finding", "LayerFacts", "diagnose", "example_picture", "layer_facts"]
@@ -97,13 +96,14 @@ def _field(size: Tensor, centre: tuple[float, float]) -> int:
     height, width = size.shape
     rows = (torch.arange(height, device=size.device) + 0.5 - centre[0]).abs()
     columns = (torch.arange(width, device=size.device) + 0.5 - centre[1]).abs()
-    reach = torch.maximum(rows[:, None], columns[None]).ceil().long().flatten()
+    # in half pixels: a cell's centre may lie on a pixel's corner
+    reach = (2 * torch.maximum(rows[:, None], columns[None])).ceil().long().flatten()
     held = torch.zeros(int(reach.max()) + 1, dtype=torch.float64, device=size.device)
     held.index_add_(0, reach, size.double().flatten())
     if not float(held.sum()):
         return 0
     share = held.cumsum(0) / held.sum()
-    return min(2 * int((share < ENERGY).sum()), max(height, width))
+    return min(int((share < ENERGY).sum()) + 1, max(height, width))
 
 
 def diagnose(
@@ -255,9 +255,9 @@ def _about_layers(known: Sequence[Layer]) -> Finding:
 def _about_maps(
     model: SegmentationModel, image: Tensor, index: int, known: Sequence[Layer]
 ) -> Iterator[Finding]:
-    """A map of the published methods, the cheap ones, at the ends of encoder and decoder."""
+    """Maps by gradients at the ends of encoder and decoder: eigen maps have relief anyway."""
     name = model.classes[index]
-    methods = [method for method in PUBLISHED if method != "score_cam"]
+    methods = ["grad_cam", "grad_cam_pp", "xgrad_cam", "hires_cam"]
     aliases = {layer.alias: layer for layer in known}
     asked = [alias for alias in ("encoder:-1", "decoder:1", "decoder:-1") if _has(aliases, alias)]
     region, truth = "prediction", None
