@@ -27,7 +27,7 @@ from segproof.errors import ModelError, UnknownNameError
 from segproof.explain import explain
 from segproof.layers import as_grid, token_grid
 from segproof.load import load_model
-from segproof.model import SegmentationModel
+from segproof.model import SegmentationModel, queries, query_model
 from segproof.target import Target
 from sideeffects import facts
 from toys import toy_images, toy_model
@@ -617,6 +617,51 @@ def test_hugging_face_folders(name: str, tmp_path: Path) -> None:
     processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.5, 0.5]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     assert load_model(f"hf:{tmp_path}").neutral.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+@needs_hf
+@pytest.mark.parametrize("name", ["Mask2Former", "MaskFormer"])
+def test_one_query_is_a_target(name: str) -> None:
+    """Logits, prediction and map of one query's mask, against the network's own output."""
+    torch.manual_seed(0)
+    net: Any = of_hf(name).eval()
+    model = SegmentationModel(net, classes=CLASSES, mean=[0.5] * 3, std=[0.25] * 3)
+    image = picture((64, 96))
+    listed = queries(model, image)
+    assert sorted(query.index for query in listed) == list(range(5))
+    assert [q.chance for q in listed] == sorted((q.chance for q in listed), reverse=True)
+    with torch.no_grad():
+        returned = net((image[None] - 0.5) / 0.25)
+    kinds, masks = returned.class_queries_logits[0], returned.masks_queries_logits[0]
+    for query in listed:
+        p = kinds[query.index].softmax(0)[:3]
+        assert query.chance == pytest.approx(float(p.max()), abs=1e-6)
+        assert query.class_ == CLASSES[int(p.argmax())]
+        assert query.share == pytest.approx(float((masks[query.index] >= 0).float().mean()))
+    index = listed[0].index
+    before = facts(model)
+    one = query_model(model, index)
+    assert facts(model) == before
+    assert one.classes == ("background", f"query {index}")
+    with torch.no_grad():
+        wanted = torch.nn.functional.interpolate(
+            masks[None, index, None], size=(64, 96), mode="bilinear", align_corners=False
+        )[0, 0]
+        assert (one(image[None])[0, 1] - wanted).abs().max() < 1e-5
+    box = Target(f"query {index}", "box:0,0,96,64")
+    made = explain(one, image, layer="decoder:-1", target=box, method="hires_cam")
+    assert made.value == pytest.approx(float(wanted.mean()), abs=1e-5)
+    assert made.raw.any()
+    assert facts(model) == before
+    with pytest.raises(ModelError, match="query 5; expected a number from 0 to 4"):
+        query_model(model, 5)(image[None])
+
+
+def test_other_networks_have_no_queries() -> None:
+    model = toy_model()
+    assert queries(model, toy_images()[0]) == []
+    with pytest.raises(ModelError, match="a network of queries"):
+        query_model(model, 0)(toy_images())
 
 
 @needs_hf

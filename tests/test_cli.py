@@ -82,6 +82,54 @@ def test_explain_writes_its_three_files(run: Run, tiles: Path, tmp_path: Path, m
         assert shown.size[0] > 600
 
 
+def test_explain_objects_one_by_one(run: Run, tiles: Path, tmp_path: Path) -> None:
+    image, mask = picture(tiles)
+    code, _, _ = run(
+        "explain", "--model", MODEL, "--class", "building", "--objects", "--region", "truth",
+        "--mask", mask, "--min-area", 40, "--method", "hires_cam", image, "--out", tmp_path / "e",
+    )  # fmt: skip
+    assert code == 0
+    records = json.loads((tmp_path / "e" / "explanations.json").read_text())
+    assert len(records) >= 2
+    sizes = [record["region_px"] for record in records]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] >= 40
+    for number, record in enumerate(records, start=1):
+        assert record["region"] == f"object:{number}@truth"
+        assert record["heatmap"] == f"{image.stem}-object{number}.npy"
+        assert (tmp_path / "e" / record["heatmap"]).is_file()
+        assert (tmp_path / "e" / record["picture"]).is_file()
+    with Image.open(mask) as opened:
+        buildings = int((np.array(opened) > 0).sum())
+    assert sum(sizes) <= buildings
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--region", "box:10,20,40,60"], {"region": "box:10,20,40,60", "region_px": 1200}),
+        (["--region", "points:3,4;5,6"], {"region_px": 2}),
+        (["--region", "ring:2"], {"region": "ring:2"}),
+        (["--space", "margin", "--rival", "background"], {"rival": "background"}),
+        (["--space", "log_probability", "--reduce", "sum"], {"reduce": "sum"}),
+        (["--smooth"], {"symmetries": 8, "forwards": 8}),
+        (["--method", "occlusion", "--fill", "black"], {"layer": "input", "fill": "black"}),
+        (["--pad"], {"padding_px": [0, 0]}),
+    ],
+)  # fmt: skip
+def test_explain_options(
+    run: Run, tiles: Path, tmp_path: Path, flags: list[str], said: dict[str, object]
+) -> None:
+    image, _ = picture(tiles)
+    code, _, err = run(
+        "explain", "--model", MODEL, "--class", "building", *flags, image, "--out", tmp_path / "e"
+    )
+    assert code == 0, err
+    [record] = json.loads((tmp_path / "e" / "explanations.json").read_text())
+    assert record["status"] == "ok"
+    assert {key: record[key] for key in said} == said
+
+
 def test_explain_says_where_there_is_nothing_to_explain(
     run: Run, tiles: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +217,19 @@ WRONG = [
     (["EXPLAIN", "--region", "truth"], "no truth mask"),
     (["EXPLAIN", "--preset", "paper", "--region", "prediction"], "region truth, as published"),
     (["EXPLAIN", "/nowhere.png"], "no file /nowhere.png"),
+    (["EXPLAIN", "--region", "box:0,0,97,9"], "a picture of 96 x 96 px"),
+    (["EXPLAIN", "--region", "box:0,0,9"], "expected box:X0,Y0,X1,Y1"),
+    (["EXPLAIN", "--region", "object:99"], "a number from 1 (the largest)"),
+    (["EXPLAIN", "--region", "predicted"], "did you mean prediction"),
+    (["EXPLAIN", "--region", "fp"], "no truth mask for region fp"),
+    (["EXPLAIN", "--rival", "background"], "space margin"),
+    (["EXPLAIN", "--space", "margin", "--rival", "backgroud"], "did you mean background"),
+    (["EXPLAIN", "--objects", "--min-area", "9999"], "no object of 9999 px or more"),
+    (["EXPLAIN", "--objects", "--smooth"], "one of both"),
+    (["EXPLAIN", "--query", "0"], "a network of queries"),
+    (["STUDY", "--region", "object:1"], "for a set of tiles"),
+    (["doctor", "--model", "smp:/nowhere"], "config.json"),
+    (["layers", "--model", "MODEL", "--image", "/nowhere.png"], "no file /nowhere.png"),
     (["EXPLAIN", "SMALL_MASK"], "the size of"),
     (["report", "/nowhere"], "no run.db"),
     (["train", "--out", "OUT"], "no tiles"),
@@ -189,6 +250,7 @@ def test_wrong_input_is_a_message_and_nothing_else(
         ],
         "SMALL_MASK": ["--mask", str(tmp_path / "small.png"), "--region", "truth"],
         "OUT": [str(out)],
+        "MODEL": [MODEL],
     }
     given: list[str] = []
     for argument in arguments:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
 
@@ -28,13 +29,16 @@ from segproof import (
     explain,
     load_model,
     probabilities,
+    report,
 )
-from segproof.cam import METHODS
+from segproof.cam import METHODS, occlusion_windows
+from segproof.errors import ModelError
 from segproof.explain import clean_of, explain_all
-from segproof.load import demo_model_spec
+from segproof.load import demo_model_spec, save_model
 from segproof.perturb import FILLS, make_fill
 from segproof.results import COLUMNS
 from segproof.scenes import write_scenes
+from segproof.target import Region
 from segproof.trial import RANDOM_SEEDS, edges, study_tile
 
 REQUIRED = [
@@ -407,6 +411,69 @@ def test_fused_layers_are_further_rows(tiles: Path, tmp_path: Path) -> None:
     results = Study.of(data=str(tiles), **settings).run(tmp_path / "run")
     names = set(results.rows["layer"]) - {""}
     assert names == {"decoder:1", "decoder:2", "fused:mean", "fused:product"}
+
+
+def test_methods_without_a_layer_are_rows_of_the_input(tiles: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"methods": ("grad_cam", "occlusion"), "controls": (), "limit": 1}
+    study = Study.of(data=str(tiles), **settings, fuse=("mean",))
+    results = study.run(tmp_path / "run")
+    found = results.rows.groupby("method")["layer"].unique()
+    assert list(found["occlusion"]) == ["input"]
+    assert set(found["grad_cam"]) == {"decoder:1", "decoder:2", "fused:mean"}
+    plan = study.plan()
+    flat = int((results.rows["status"] == "all_zero").sum())
+    assert int(results.tiles["forwards"].sum()) + flat == plan.forwards_per_tile
+    assert plan.forwards_per_tile == 1 + len(occlusion_windows((96, 96))) + plan.shown_per_tile
+    assert len(results.rows) == plan.shown_per_tile
+    ranked = results.faithfulness()
+    assert "input" in set(ranked["layer"])
+    page = report.render(results.rows, results.tiles, results.manifest, results.pictures(1))
+    assert "Occlusion" in page
+
+
+@pytest.mark.parametrize("region", ["prediction", "fp", "ring:2", "ring:2@truth"])
+def test_a_study_of_another_region(
+    tiles: Path, tmp_path: Path, network: SegmentationModel, region: str
+) -> None:
+    settings = SMALL | {"controls": (), "limit": 1, "min_area": 1}
+    results = Study.of(data=str(tiles), **settings, region=region).run(tmp_path / "run")
+    rows = results.rows
+    assert set(rows["reference"]) == {region}
+    sample = FolderDataset(tiles)[0]
+    p = torch.from_numpy(_probability(network, sample["image"].numpy()))
+    truth, decided = sample["mask"] == 1, p[1] > 0.5
+    pixels = Region.of(region).find(decided[None], truth[None], torch.ones_like(truth)[None])[0]
+    assert pixels.any()
+    assert rows.iloc[0]["confidence"] == pytest.approx(float(p[1][pixels].mean()), abs=2e-5)
+
+
+def test_tiles_padded_to_the_stride_count_their_own_pixels_only(tmp_path: Path) -> None:
+    """Tiles of 90 x 77 px through a network that needs multiples of 32."""
+    net = smp.Linknet("resnet18", encoder_weights=None, classes=1)
+    save_model(
+        net, tmp_path / "net", classes=["building"], mean=[0.5] * 3, std=[0.25] * 3,
+        config={"encoder_name": "resnet18", "classes": 1},
+    )  # fmt: skip
+    write_scenes(tmp_path / "data", 1, seed=2, size=96)
+    for path in (tmp_path / "data").rglob("*.png"):
+        with Image.open(path) as opened:
+            cut = opened.crop((0, 0, 77, 90))
+        cut.save(path)
+    settings = SMALL | {"model": f"smp:{tmp_path / 'net'}", "controls": ("random",)}
+    settings |= {"methods": ("eigen_cam",), "fills": ("black",)}
+    refused = Study.of(data=str(tmp_path / "data"), **settings)
+    with pytest.raises(ModelError, match=r"pad by 6 px at the bottom and 19 px at the right"):
+        refused.run(tmp_path / "refused")
+    study = Study.of(data=str(tmp_path / "data"), **settings, pad=True)
+    results = study.run(tmp_path / "run")
+    assert results.manifest["tiles"]["ok"] == 1, results.manifest["tiles"]
+    rows = results.rows[(results.rows["binarisation"] == "area") & (results.rows["level"] == 0.1)]
+    shares = rows[rows["status"] == "ok"]["area"].unique().tolist()
+    assert shares == [round(0.1 * 90 * 77) / (90 * 77)]
+    [picture] = results.pictures(1)
+    assert picture["image"].shape == (3, 90, 77)
+    assert all(heat.shape == (90, 77) for heat in picture["heatmaps"].values())
+    assert "--pad --" in study.command("x")
 
 
 def test_the_original_is_the_clean_prediction(

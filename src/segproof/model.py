@@ -324,7 +324,8 @@ def query_model(model: SegmentationModel, index: int) -> SegmentationModel:
     made = SegmentationModel(
         model.net, classes=[f"query {index}"], mean=values[0], std=values[1], output=mask
     )
-    return made.to(model.device).train(model.training)
+    made.training = model.training  # of the wrapper alone: the network keeps its modes
+    return made.to(model.device)
 
 
 @contextmanager

@@ -180,6 +180,9 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if value is None or value == info.default:
                 continue
+            if isinstance(value, bool):
+                words.append(f"--{name}")
+                continue
             text = ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
             words += [f"--{(info.alias or name).replace('_', '-')}", text or "none"]
         return shlex.join([*words, "--out", str(out)])

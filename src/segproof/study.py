@@ -57,6 +57,9 @@ class Study(Settings):
         if not count:
             raise DataError("a data set without a tile", "at least one", "check --data")
         size, bands = _first_size(data)
+        if self.pad:
+            below, right = model.padding(size)
+            size = (size[0] + below, size[1] + right)
         paths = {name: model.resolve_layer(name, size) for name in self.layers}
         if len(set(paths.values())) != len(paths):
             raise StudyError(f"one layer twice in {list(paths)}", "distinct layers", "remove one")
