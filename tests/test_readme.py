@@ -67,8 +67,7 @@ def test_networks_of_other_kinds_run(folder: Path, place: int) -> None:
 
 
 def test_commands_run(folder: Path) -> None:
-    [commands] = blocks("bash")
-    for line in commands.strip().splitlines():
+    for line in "".join(blocks("bash")).strip().splitlines():
         program, *arguments = shlex.split(line)
         assert program == "segproof"
         if arguments[0] == "study":
@@ -78,6 +77,15 @@ def test_commands_run(folder: Path) -> None:
         assert cli.main(arguments) == 0, line
     assert (folder / "run" / "report.html").is_file()
     assert (folder / "explained" / "TILE.png").is_file()
+    assert (folder / "roofs" / "TILE-object1.png").is_file()
+
+
+def test_objects_one_by_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [code] = [block for block in blocks("python") if "explain_objects" in block]
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
+    first = capsys.readouterr().out.splitlines()[0].split()
+    assert first[0] == "object:1"
+    assert int(first[1]) >= 64
 
 
 def test_the_settings_file_is_one_that_loads() -> None:

@@ -3,15 +3,15 @@
 from segproof.cam import METHODS
 from segproof.data import FolderDataset, Sample, read_image, read_mask
 from segproof.errors import DataError, ModelError, SegproofError, StudyError, UnknownNameError
-from segproof.explain import Explanation, explain, explain_all, fuse
+from segproof.explain import Explanation, explain, explain_all, explain_objects, fuse
 from segproof.load import load_model, save_model
 from segproof.measures import MEASURES
-from segproof.model import Layer, SegmentationModel, probabilities
+from segproof.model import Layer, SegmentationModel, probabilities, queries, query_model
 from segproof.perturb import FILLS, STRATEGIES, binarise
 from segproof.results import Results
 from segproof.settings import CONTROLS
 from segproof.study import Study
-from segproof.target import BoundTarget, Target
+from segproof.target import BoundTarget, Region, Target, objects
 
 __all__ = [
     "CONTROLS",
@@ -25,6 +25,7 @@ __all__ = [
     "FolderDataset",
     "Layer",
     "ModelError",
+    "Region",
     "Results",
     "Sample",
     "SegmentationModel",
@@ -36,9 +37,13 @@ __all__ = [
     "binarise",
     "explain",
     "explain_all",
+    "explain_objects",
     "fuse",
     "load_model",
+    "objects",
     "probabilities",
+    "queries",
+    "query_model",
     "read_image",
     "read_mask",
     "save_model",

@@ -632,7 +632,8 @@ def _write_explanation(
 ) -> dict[str, Any]:
     heatmap = made.heatmap().cpu().numpy().astype(np.float32)
     write_atomic(folder / f"{stem}.npy", lambda stream: np.save(stream, heatmap))
-    title = f"{tables.method_label(made.method)}, {made.layer}, {made.target.class_}: {stem}"
+    what = "" if made.target.region == "prediction" else f" ({made.target.region})"
+    title = f"{tables.method_label(made.method)}, {made.layer}, {made.target.class_}{what}: {stem}"
     note = "" if made.status == "ok" else f"status {made.status}: no heatmap"
     region = None if made.explained is None else made.explained.cpu().numpy()
     figure = plot.overlay(
