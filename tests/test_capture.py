@@ -494,3 +494,13 @@ def test_the_first_layer_with_broken_numbers_is_named(path: str, name: str) -> N
         f"logits that are not finite; {name} is the first to return such values"
     )
     assert facts(model) == before
+
+
+def test_a_layer_that_never_runs_names_those_that_do() -> None:
+    model = toy_model(3)
+    model.net.register_module("decoder_old", nn.Conv2d(1, 1, 1))
+    before = facts(model)
+    with pytest.raises(LookupError, match="did you mean decoder or encoder") as got:
+        capture(model, toy_images(3), Target("roof"), [LAYERS[0], "decoder_old"])
+    assert "decoder.blocks.0" in str(got.value)
+    assert facts(model) == before

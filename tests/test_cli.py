@@ -13,10 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+import segmentation_models_pytorch as smp
+import torch
+from affine import Affine
 from PIL import Image
 
 from segproof import cli
-from segproof.load import demo_model_spec
+from segproof.load import demo_model_spec, save_model
 from segproof.scenes import write_scenes
 
 MODEL = demo_model_spec()
@@ -170,6 +174,53 @@ def test_study_report_and_toml(run: Run, tiles: Path, tmp_path: Path) -> None:
     assert code == 0
     assert (tmp_path / "a" / "report.html").read_text() == page
     assert "Task 2" in again
+
+
+def test_multispectral_tiles_from_end_to_end(run: Run, tmp_path: Path) -> None:
+    """Eight bands of 16 bits as GeoTIFF: doctor, explain and a study."""
+    [written, _] = write_scenes(tmp_path / "rgb", 2, seed=2, size=96)
+    for part in ("images", "masks"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    with Image.open(written) as image, Image.open(tmp_path / "rgb/label" / written.name) as mask:
+        colours = np.moveaxis(np.array(image), 2, 0).astype(np.uint16)
+        truth = np.array(mask)
+    bands = np.stack([colours[k % 3] * (20 + k) for k in range(8)])
+    place = {"crs": "EPSG:32636", "transform": Affine(0.3, 0, 5e5, 0, -0.3, 1e5)}
+    size = {"driver": "GTiff", "height": 96, "width": 96, **place}
+    image_path = tmp_path / "data/images/tile.tif"
+    with rasterio.open(image_path, "w", count=8, dtype="uint16", **size) as to:
+        to.write(bands)
+    with rasterio.open(tmp_path / "data/masks/tile.tif", "w", count=1, dtype="uint8", **size) as to:
+        to.write(truth, 1)
+    net = smp.Unet("resnet18", encoder_weights=None, classes=1, in_channels=8)
+    net.train()
+    for _ in range(5):  # running statistics that fit, so that maps have relief
+        net(torch.randn(4, 8, 64, 64))
+    config = {"encoder_name": "resnet18", "classes": 1, "in_channels": 8}
+    save_model(
+        net, tmp_path / "net", classes=["building"], mean=[2000.0] * 8, std=[1000.0] * 8,
+        config=config,
+    )  # fmt: skip
+    model = f"smp:{tmp_path / 'net'}"
+    code, out, _ = run("doctor", "--model", model, "--image", image_path)
+    assert code == 0
+    assert "8 bands in" in out
+    code, _, _ = run(
+        "explain", "--model", model, "--class", "building", "--region", "box:10,10,60,60",
+        image_path, "--out", tmp_path / "e",
+    )  # fmt: skip
+    assert code == 0
+    assert np.load(tmp_path / "e" / "tile.npy").max() == 1
+    code, out, _ = run(
+        "study", "--model", model, "--data", tmp_path / "data", "--class", "building",
+        *SHORT.split(), "--controls", "random", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0
+    assert "1 ok, 0 skipped, 0 failed" in out
+    (tmp_path / "rgb/image" / written.name).rename(tmp_path / "three.png")
+    code, _, err = run("doctor", "--model", model, "--image", tmp_path / "three.png")
+    assert code == cli.SOME_FAILED
+    assert not err
 
 
 def test_failed_tiles_change_the_exit_code(run: Run, tmp_path: Path) -> None:

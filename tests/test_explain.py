@@ -736,3 +736,33 @@ def test_any_number_of_bands(bands: int) -> None:
     assert smooth.raw.any()
     with pytest.raises(ModelError, match=f"with {bands + 1} bands; expected {bands}"):
         explain(model, torch.cat([image, image[:1]]), target=box)
+
+
+# --- fills of one's own ---------------------------------------------------------------------------
+def test_a_fill_of_ones_own() -> None:
+    model, image = toy_model(3), picture(3)
+
+    def dark(images: Tensor, keep: Tensor) -> Tensor:
+        return torch.where(keep[:, None], images, torch.zeros_like(images))
+
+    for method in ("score_cam", "occlusion"):
+        how: dict[str, Any] = {"method": method, "layer": "decoder:1", "target": ROOF}
+        own = explain(model, image, fill=dark, **how)
+        named = explain(model, image, fill="black", **how)
+        assert own.raw.any()
+        assert torch.equal(own.raw, named.raw)
+        assert not torch.equal(own.raw, explain(model, image, fill="noise", **how).raw)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, IndexError, KeyboardInterrupt])
+def test_a_fill_that_fails_leaves_nothing_behind(error: type[BaseException]) -> None:
+    model, image = toy_model(3), picture(3)
+    unsettle(model)
+    before = facts(model, image)
+
+    def failing(images: Tensor, keep: Tensor) -> Tensor:
+        raise error("on purpose")
+
+    with pytest.raises(error, match="on purpose"):
+        explain(model, image, method="score_cam", layer="decoder:1", target=ROOF, fill=failing)
+    assert facts(model, image) == before

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segproof.errors import ModelError, UnknownNameError
-from segproof.layers import as_grid
+from segproof.layers import as_grid, tracing
 from segproof.model import SegmentationModel, evaluating
 from segproof.target import BoundTarget
 
@@ -144,7 +144,10 @@ def observe(
             logits = model(images)
         missing = [path for path in layers if path not in found]
         if missing:
-            raise UnknownNameError.of("layer that runs", missing[0], found)
+            sides = (images.shape[-2], images.shape[-1])
+            with torch.no_grad(), tracing(model.net, len(images), sides) as trace:
+                model(images)
+            raise UnknownNameError.of("layer that runs", missing[0], trace.shapes)
         if not bool(torch.isfinite(logits).all()):
             raise _not_finite(model, images)
     return Pass(

@@ -17,7 +17,7 @@ from segproof.cam import INPUT_LAYER, LAYERLESS, METHODS, PAPER_METHODS, Method,
 from segproof.capture import Bindable, Capture, Pass, observe
 from segproof.errors import DataError, SegproofError, UnknownNameError
 from segproof.model import SegmentationModel, probabilities
-from segproof.perturb import Clean, background_of, binarise, make_fill, seeded
+from segproof.perturb import Clean, Fill, background_of, binarise, make_fill, seeded
 from segproof.target import BoundTarget, Preset, Target, objects
 
 __all__ = ["Explanation", "explain", "explain_all", "explain_objects", "fuse", "normalise"]
@@ -125,7 +125,7 @@ def explain(
     target: Target,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
-    fill: str | None = None,
+    fill: str | Fill | None = None,
     batch: int = 4,
     seed: int = 0,
     smooth: bool = False,
@@ -158,7 +158,7 @@ def explain_all(
     target: Target,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
-    fill: str | None = None,
+    fill: str | Fill | None = None,
     batch: int = 4,
     seed: int = 0,
     smooth: bool = False,
@@ -167,8 +167,9 @@ def explain_all(
     """Explain one picture [B, H, W] by all methods at all layers, from one forward and one
     backward.
 
-    `truth` and `valid` are bool [H, W]. `fill` is what masked-input methods put in place of hidden
-    pixels (strict: background_texture, paper: neutral). `smooth` takes the mean of the raw maps
+    `truth` and `valid` are bool [H, W]. `fill`, a name or a function (images, keep) -> images, is
+    what masked-input methods put in place of hidden pixels (strict: background_texture, paper:
+    neutral). `smooth` takes the mean of the raw maps
     over flips and turns (eight of a square picture, else four), each exactly undone. `padded`
     allows to go on below and to the right with the picture's last pixels, to a size that the
     network takes; these pixels count nowhere. Order: layers outer, methods inner; methods without a
@@ -192,7 +193,7 @@ def explain_objects(
     target: Target,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
-    fill: str | None = None,
+    fill: str | Fill | None = None,
     batch: int = 4,
     seed: int = 0,
     min_area: int = 64,
@@ -277,7 +278,7 @@ class _Picture:
         self,
         target: Target,
         *,
-        fill: str | None,
+        fill: str | Fill | None,
         batch: int,
         seed: int,
         smooth: bool = False,
@@ -292,8 +293,9 @@ class _Picture:
                 for layer, names in _places(self.layers, self.methods)
                 for name in names
             ]
-        name = fill or DEFAULT_FILLS[target.preset]
-        make = make_fill(name, clean_of(seen, self.model, self.truth, seed=(seed, name)))
+        make = fill or DEFAULT_FILLS[target.preset]
+        if isinstance(make, str):
+            make = make_fill(make, clean_of(seen, self.model, self.truth, seed=(seed, make)))
         nothing = torch.zeros(1, height, width, dtype=torch.bool, device=seen.images.device)
         seen = with_baseline(seen, make(seen.images, nothing))
         found = explain_capture(seen, self.model, self.methods, self.layers, target)
