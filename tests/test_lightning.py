@@ -191,11 +191,12 @@ def test_names_and_normalisation_come_from_the_folder_and_arguments_win(roofs: P
 
 
 def test_losses_and_metrics_are_left_out_and_the_rest_is_named(tmp_path: Path) -> None:
-    net, known = unet(3, **SMALL), {"criterion.weight": torch.ones(3)}
+    net = unet(3, **SMALL)
+    known: dict[str, Any] = {"criterion.weight": torch.ones(3)}
     known |= {"train_metrics.Accuracy.tp": torch.zeros(3), "loss_fn.weight": torch.ones(3)}
     path = save(tmp_path / "a.ckpt", net, hyper(num_classes=3, **SMALL), **known)
     load_model(f"lightning:{path}")  # a warning would be an error
-    unknown = {"mean": torch.ones(3), "teacher.weight": torch.ones(3)}
+    unknown: dict[str, Any] = {"mean": torch.ones(3), "teacher.weight": torch.ones(3)}
     save(path, net, hyper(num_classes=3, **SMALL), **known, **unknown)
     with pytest.warns(UserWarning, match=r"also holds mean, teacher\.weight, which are not used"):
         load_model(f"lightning:{path}")
