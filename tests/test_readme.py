@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -42,7 +43,7 @@ def test_python_lines_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.startswith("ok torch.Size([96, 96]) tensor(922)")
 
 
-@pytest.mark.parametrize("place", [1, 2, 3], ids=["hf", "torchvision", "own"])
+@pytest.mark.parametrize("place", [1, 2, 3, 4], ids=["hf", "torchvision", "lightning", "own"])
 def test_networks_of_other_kinds_run(folder: Path, place: int) -> None:
     code = blocks("python")[place]
     torch.manual_seed(0)
@@ -60,6 +61,11 @@ def test_networks_of_other_kinds_run(folder: Path, place: int) -> None:
             weights=None, weights_backbone=None, num_classes=2
         )
         save_file(net.state_dict(), "DEEPLAB.safetensors")
+    if "TASK.ckpt" in code:
+        unet = smp.Unet("resnet18", encoder_weights=None, classes=2)
+        state = {f"model.{name}": value for name, value in unet.state_dict().items()}
+        task = {"model": "unet", "backbone": "resnet18", "num_classes": 2, "task": "multiclass"}
+        torch.save({"state_dict": state, "hyper_parameters": task}, "TASK.ckpt")
     found: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), found)  # noqa: S102 - our own page
     assert found["made"].heatmap().shape == (96, 96)

@@ -323,7 +323,7 @@ def _sign(capture: Capture, projection: Tensor) -> Tensor:
     bound, size = capture.bound, projection.shape[-2:]
     probability = probabilities(capture.logits, bound.activation)[:, bound.class_index]
     sign = torch.zeros(projection.shape[0], dtype=torch.float64, device=projection.device)
-    for guide in (bound.prediction.double(), probability.double()):
+    for guide in (bound.prediction.double(), (probability * bound.valid).double()):
         pooled = adaptive_avg_pool2d(guide[:, None], (size[0], size[1]))[:, 0]
         centred = pooled - pooled.mean(dim=(1, 2), keepdim=True)
         agreement = (projection.double() * centred).sum(dim=(1, 2)).sign()

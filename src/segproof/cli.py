@@ -79,7 +79,11 @@ out = Console(width=None if sys.stdout.isatty() else 120)  # wide enough for the
 err = Console(stderr=True, soft_wrap=True)
 
 ModelFlag = Annotated[
-    str, Parameter("--model", help="smp:DIR, hf:DIR, torchvision:NAME:FILE or python:MOD:FACTORY.")
+    str,
+    Parameter(
+        "--model",
+        help="smp:DIR, hf:DIR, torchvision:NAME:FILE, lightning:FILE or python:MOD:FACTORY.",
+    ),
 ]
 ClassesFlag = Annotated[
     str | None, Parameter("--classes", help="Class names, a,b,c, where segproof.json has none.")

@@ -135,12 +135,15 @@ def read_mask(
     if set(kept.tolist()) <= {0, 255}:
         mask = (mask == 255).astype(np.int64)
     elif kept.size and (kept.min() < 0 or kept.max() >= classes):
-        listed = ", ".join(f"{value:g}" for value in kept[:6]) + (", ..." if kept.size > 6 else "")
-        hint = (
-            "save it again from its source as PNG: JPEG blurs class values"
-            if kind == "JPEG"
-            else "map these values to classes, or name one with ignore_index"
-        )
+        strange = kept[(kept < 0) | (kept >= classes)]
+        # of a long list, those that are no class are shown first
+        shown = kept if kept.size <= 6 else [*strange, *np.setdiff1d(kept, strange)][:6]
+        listed = ", ".join(f"{value:g}" for value in shown) + (", ..." if kept.size > 6 else "")
+        hint = "map these values to classes, or name one with ignore_index"
+        if kind == "JPEG":
+            hint = "save it again from its source as PNG: JPEG blurs class values"
+        elif kept.min() >= 0 and kept.max() > 127 and kept.size > 3:
+            hint += "; if these are soft edges of a 0/255 mask, save (mask > 127) * 255"
         raise DataError(f"{kept.size} values ({listed}) in the mask {path}", wanted, hint)
     mask[ignored] = 0
     return torch.from_numpy(mask), readable & torch.from_numpy(~ignored)

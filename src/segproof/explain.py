@@ -542,7 +542,7 @@ def clean_of(
     probability = probabilities(seen.logits, bound.activation)[0, bound.class_index]
     roofs = bound.prediction[0] | bound.region[0]
     if truth is not None:
-        roofs = roofs | truth.to(roofs.device)
+        roofs = roofs | (truth.to(roofs.device) & bound.valid[0])
     return Clean(
         image=seen.images[0],
         neutral=model.neutral,

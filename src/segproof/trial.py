@@ -282,7 +282,7 @@ def _control_heats(study: Settings, name: str, seen: Capture, truth: Tensor) -> 
             blobs = random_blobs(size, seeded("random", study.seed, name, seed)).to(truth.device)
             yield _Heat("control:random", "", blobs, "ok", seed=seed, levels=areas)
     if "p_c" in study.controls:
-        top = probability.max()
+        top = probability[bound.valid[0]].max()
         yield _Heat("control:p_c", "", probability / top, "ok", levels=(*thresholds, *areas))
     if "edges" in study.controls:
         yield _Heat("control:edges", "", edges(seen.images[0]), "ok", levels=areas)
@@ -336,13 +336,14 @@ class _Trial:
     ) -> Iterator[tuple[dict[str, object], Tensor | None]]:
         """Rows to fill and what they keep of the picture; None where the map is flat."""
         study, region = self.plan.study, self.seen.bound.region[0]
+        valid = self.seen.bound.valid[0]
         everything, nothing = torch.ones_like(region), torch.zeros_like(region)
         yield self._row("control:original", "original", "", nothing), everything
         for fill in self.plan.removal_fills:
             yield self._row("control:target_removed", "target_removed", fill, region), ~region
         for fill in self.plan.fills:
             if "empty" in study.controls:
-                yield self._row("control:empty", "empty", fill, everything), nothing
+                yield self._row("control:empty", "empty", fill, valid), nothing
             if "target_only" in study.controls:
                 yield self._row("control:target_only", "target_only", fill, region), region
         for heat in heats:
