@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,8 +60,55 @@ def test_layers_prints_the_table(run: Run) -> None:
     code, out, _ = run("layers", "--model", MODEL, "--size", 256)
     assert code == 0
     line = next(line.split() for line in out.splitlines() if line.strip().startswith("decoder:1 "))
-    assert line == ["decoder:1", "decoder.blocks.0", "16", "64", "16", "x", "16"]
+    assert line[:-2] == ["decoder:1", "decoder.blocks.0", "16", "64", "16", "x", "16"]
+    zero, field = map(int, line[-2:])
+    assert 0 <= zero < 100
+    assert 16 < field <= 256
     assert "stride (px)" in out
+
+
+def test_explain_with_void_in_the_mask(run: Run, tiles: Path, tmp_path: Path) -> None:
+    image, mask = picture(tiles)
+    with Image.open(mask) as opened:
+        values = (np.array(opened) > 0).astype(np.uint8)
+    inside = np.argwhere(values)
+    values[: inside[len(inside) // 2][0]] = 7
+    Image.fromarray(values).save(tmp_path / "mask.png")
+    base = ("explain", "--model", MODEL, "--class", "building", "--region", "truth", image)
+    how = ("--mask", tmp_path / "mask.png", "--out", tmp_path / "e")
+    code, _, err = run(*base, *how)
+    assert code == cli.WRONG_INPUT
+    assert "ignore_index" in err
+    code, _, _ = run(*base, *how, "--ignore-index", 7)
+    assert code == 0
+    [record] = json.loads((tmp_path / "e" / "explanations.json").read_text())
+    assert record["region_px"] == int((values == 1).sum()) > 0
+
+
+def test_a_study_names_what_the_networks_folder_does_not(
+    run: Run, tiles: Path, tmp_path: Path
+) -> None:
+    """A network without segproof.json: classes and normalisation as flags, kept in the command."""
+    shutil.copytree(MODEL.removeprefix("smp:"), tmp_path / "net")
+    settings = json.loads((tmp_path / "net" / "segproof.json").read_text())
+    (tmp_path / "net" / "segproof.json").unlink()
+    arguments = study(tiles, tmp_path / "run", "--limit", "1", "--controls", "none")
+    arguments[arguments.index(MODEL)] = f"smp:{tmp_path / 'net'}"
+    code, _, err = run(*arguments)
+    assert code == cli.WRONG_INPUT
+    assert "--classes" in err
+    flags = []
+    for key in ("classes", "mean", "std"):
+        flags += [f"--{key}", ",".join(map(str, settings[key]))]
+    assert run(*arguments, *flags)[0] == 0
+    made = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert made["model"]["classes"] == ["background", "building"]
+    assert f"--classes {','.join(settings['classes'])}" in made["command"]
+    plain = study(tiles, tmp_path / "plain", "--limit", "1", "--controls", "none")
+    assert run(*plain)[0] == 0
+    assert (tmp_path / "plain" / "results.csv").read_bytes() == (
+        tmp_path / "run" / "results.csv"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "score_cam"])

@@ -564,7 +564,12 @@ def test_class_indices(tmp_path: Path, dtype: type[Any]) -> None:
     assert torch.equal(mask, torch.from_numpy(values).long())
     assert counts.all()
     error = refused(path, "5 values (0, 1, 2, 3, 4)", mask=True, classes=4)
-    assert error.expected == "0/255, or class indices 0..3"
+    assert error.expected == "class indices 0..3"
+    # of three classes and more 255 is none: a forgotten void must not become class 1
+    void = save(tmp_path / "void.png", ((values == 1) * 255).astype(np.uint8))
+    assert read_mask(void)[0].sum() == (values == 1).sum()
+    refused(void, "2 values (0, 255)", mask=True, classes=5)
+    assert not read_mask(void, classes=5, ignore_index=255)[0].any()
     binary, _ = read_mask(save(tmp_path / "b.tif", half().astype(dtype)))
     assert torch.equal(binary, torch.from_numpy(half()).long())
 

@@ -474,6 +474,9 @@ def test_unknown_architectures_are_never_looked_up(saved: Path, name: Any) -> No
         {"encoder_name": "resnet_none"},
         {"encoder_name": "tu-resnet_none"},
         {"in_channels": None},
+        # timm would open that file, or ask a hub
+        {"checkpoint_path": "/etc/passwd"},
+        {"pretrained_cfg": {"hf_hub_id": "a/b"}},
     ],
 )
 def test_weights_of_another_network(

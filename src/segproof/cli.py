@@ -212,6 +212,7 @@ def explain_command(
         int | None, Parameter(help="Explain one query's mask instead of a class (Mask2Former ...).")
     ] = None,
     mask: Annotated[Path | None, Parameter(help="Truth mask, for truth, fp, fn.")] = None,
+    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
     preset: Annotated[Preset, Parameter(help="strict, or paper as published.")] = "strict",
     fill: Annotated[
         str | None, Parameter(help="What Score-CAM, RISE and the like hide pixels with.")
@@ -243,19 +244,24 @@ def explain_command(
     resolve_method(method, preset)
     if smooth and objects:
         raise StudyError("--smooth with --objects", "one of both", "explain one object:N smoothly")
-    _check_images(images, mask, network)
+    _check_images(images, mask, network, ignore_index)
     records: list[dict[str, Any]] = []
     with progress_bar(err, "pictures") as advance:
         for done, path in enumerate(images):
             advance(done, len(images))
             sample = read_image(path)
-            truth = None if mask is None else _truth(mask, network, index)
+            truth, valid = None, sample["valid"]
+            if mask is not None:
+                values, counts = read_mask(
+                    mask, classes=network.mask_values, ignore_index=ignore_index
+                )
+                truth, valid = values == network.mask_value(index), valid & counts
             how: dict[str, Any] = {
                 "methods": [method],
                 "layers": [layer],
                 "target": target,
                 "truth": truth,
-                "valid": sample["valid"],
+                "valid": valid,
                 "fill": fill,
                 "batch": batch,
                 "seed": seed,
@@ -333,6 +339,10 @@ def study(
     batch: Annotated[int | None, Parameter(help="Pictures per forward. [4]")] = None,
     seed: Annotated[int | None, Parameter(help="[0]")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 ... [cpu]")] = None,
+    classes: ClassesFlag = None,
+    activation: ActivationFlag = None,
+    mean: MeanFlag = None,
+    std: StdFlag = None,
     allow_code: AllowFlag = False,
 ) -> int:
     """Put explanations on trial: tasks 1 (sweep), 2 (IoU drop) and 3 (layers), with a report.
@@ -363,6 +373,10 @@ def study(
         "batch": batch,
         "seed": seed,
         "device": device,
+        "classes": _names(classes),
+        "activation": activation,
+        "mean": _numbers(mean, "--mean"),
+        "std": _numbers(std, "--std"),
     }
     settings = _from_file(config) | {key: v for key, v in given.items() if v is not None}
     folder = out_ or settings.get("out")
@@ -593,7 +607,9 @@ def _picture(image: Path | None, model: SegmentationModel, size: int) -> torch.T
     return example_picture(model, (size, size)) if image is None else read_image(image)["image"]
 
 
-def _check_images(images: Sequence[Path], mask: Path | None, model: SegmentationModel) -> None:
+def _check_images(
+    images: Sequence[Path], mask: Path | None, model: SegmentationModel, ignore_index: int | None
+) -> None:
     """Everything is read once before the first forward, so that nothing is left half-done."""
     if not images:
         raise DataError("no picture", "one or more image files", "name them before the options")
@@ -612,17 +628,13 @@ def _check_images(images: Sequence[Path], mask: Path | None, model: Segmentation
                 "select or reorder the bands",
             )
         if mask is not None:
-            found = read_mask(mask, classes=model.mask_values)[0]
+            found = read_mask(mask, classes=model.mask_values, ignore_index=ignore_index)[0]
             if found.shape != sample["image"].shape[1:]:
                 raise DataError(
                     f"mask {mask} of {tuple(found.shape)} pixels",
                     f"{tuple(sample['image'].shape[1:])}, the size of {path}",
                     "give the mask of this picture",
                 )
-
-
-def _truth(mask: Path, model: SegmentationModel, index: int) -> torch.Tensor:
-    return read_mask(mask, classes=model.mask_values)[0] == model.mask_value(index)
 
 
 def _write_explanation(

@@ -92,9 +92,9 @@ def read_mask(
 ) -> tuple[Tensor, Tensor]:
     """Read a mask as class indices int64 [H, W] and the pixels that count, bool [H, W].
 
-    A mask of 0 and 255 is binary (255 becomes class 1) unless 255 is `ignore_index`; any other
-    values must be class indices below `classes`. `ignore_index` pixels become class 0 and do not
-    count, nor do a GeoTIFF's nodata pixels unless its nodata value is a class.
+    Of two classes a mask of 0 and 255 is binary (255 becomes class 1) unless 255 is `ignore_index`;
+    any other values must be class indices below `classes`. `ignore_index` pixels become class 0 and
+    do not count, nor do a GeoTIFF's nodata pixels unless its nodata value is a class.
 
     Raises:
         DataError: unknown values (a JPEG mask has dozens), bands that differ, damaged files.
@@ -122,7 +122,9 @@ def read_mask(
             "save it with one band (palette PNGs keep their indices)",
         )
     values = np.unique(array)
-    wanted = f"0/255, or class indices 0..{classes - 1}"
+    wanted = f"class indices 0..{classes - 1}"
+    if classes <= 2:
+        wanted = f"0/255, or {wanted}"
     if ignore_index is not None:
         wanted += f" and {ignore_index} (ignored)"
     if not np.array_equal(values, np.round(values)):
@@ -132,7 +134,8 @@ def read_mask(
     )
     kept = values[values != ignore_index] if ignore_index is not None else values
     mask = array.astype(np.int64)
-    if set(kept.tolist()) <= {0, 255}:
+    # of more classes 255 is no class: often the void of someone who forgot to say so
+    if classes <= 2 and set(kept.tolist()) <= {0, 255}:
         mask = (mask == 255).astype(np.int64)
     elif kept.size and (kept.min() < 0 or kept.max() >= classes):
         strange = kept[(kept < 0) | (kept >= classes)]

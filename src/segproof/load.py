@@ -57,6 +57,7 @@ HF: Final = (
     "MaskFormerForInstanceSegmentation",
     "Mask2FormerForUniversalSegmentation",
 )
+ENCODER_OPTIONS: Final = ("img_size", "dynamic_img_size", "drop_rate", "drop_path_rate")
 SCHEMES: Final = (
     "smp:DIR",
     "torchvision:NAME[:WEIGHTS]",
@@ -208,6 +209,14 @@ def _load_smp(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     if name not in ARCHITECTURES:
         raise UnknownNameError.of("architecture", name, ARCHITECTURES)
     config |= {"encoder_weights": None}  # never asks a hub
+    # anything else goes on to timm, some of whose options open files and hubs
+    known = {*inspect.signature(ARCHITECTURES[name]).parameters, *ENCODER_OPTIONS}
+    for key in config.keys() - known:
+        raise ModelError(
+            f"settings in {folder / 'config.json'} that do not fit ({key})",
+            f"those of smp's {name}, or {', '.join(ENCODER_OPTIONS)}",
+            "leave it out and save again",
+        )
     _check_encoder(config.get("encoder_name", "resnet34"), folder / "config.json")
     if config.get("activation") is not None:
         raise ModelError(

@@ -14,7 +14,7 @@ from segproof.cam import METHODS
 from segproof.data import FolderDataset
 from segproof.errors import SegproofError, StudyError, UnknownNameError
 from segproof.load import load_model
-from segproof.model import SegmentationModel
+from segproof.model import Activation, SegmentationModel
 from segproof.perturb import FILLS
 from segproof.target import PRESETS, Preset, Reduce, Region, Space, Target, check_region
 
@@ -40,7 +40,8 @@ class Settings(BaseModel):
     `region` is what is explained and read ("truth", as published, "prediction", "fp", "fn",
     "ring:W"); `fills` None means neutral in `paper` and the two least artificial valid ones in
     `strict`. `methods` are the five published ones unless others of METHODS are named. `pad` allows
-    to continue tiles to a size that the network takes; these pixels count nowhere.
+    to continue tiles to a size that the network takes; these pixels count nowhere. `classes`,
+    `activation`, `mean` and `std` are those of the network, where its folder does not say them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -67,6 +68,10 @@ class Settings(BaseModel):
     batch: int = Field(default=4, ge=1)
     seed: int = 0
     device: str = "cpu"
+    classes: tuple[str, ...] | None = None
+    activation: Activation | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @field_validator("methods", "fills", "controls")
     @classmethod
@@ -189,7 +194,15 @@ class Settings(BaseModel):
 
     def open_model(self, *, allow_code: bool = False) -> SegmentationModel:
         """Load the network that the settings name; `python:` only with `allow_code`."""
-        return load_model(self.model, device=self.device, allow_code=allow_code)
+        return load_model(
+            self.model,
+            classes=self.classes,
+            activation=self.activation,
+            mean=self.mean,
+            std=self.std,
+            device=self.device,
+            allow_code=allow_code,
+        )
 
     def open_data(self, model: SegmentationModel) -> FolderDataset:
         """Open the tiles that the settings name, with masks of the model's classes."""
