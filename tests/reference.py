@@ -241,6 +241,19 @@ def occlusion(x: Array, b: Array, score: Score, window: int, stride: int) -> Arr
     return np.asarray(out / count)
 
 
+def kernel_weighted(A: Array, rest: Callable[[Array], Array], R: Bools) -> Array:
+    """`rest`: activations [K,h,w] -> p_c [H,W], by the part of the network after the layer."""
+    o = rest(A)
+    w = np.zeros(len(A))
+    for k in range(len(A)):
+        without, alone = A.copy(), np.zeros_like(A)
+        without[k], alone[k] = 0, A[k]
+        dependent = sum((o - np.minimum(rest(without), o))[R].tolist())
+        independent = sum(np.minimum(rest(alone), o)[R].tolist())
+        w[k] = dependent * independent / o[R].sum()
+    return weighted(w, np.abs(A))
+
+
 def effective_channels(w: Array) -> float:
     """exp(entropy(w)), w summing to 1."""
     return math.exp(-sum(float(v) * math.log(v) for v in w if v > 0))

@@ -49,8 +49,10 @@ ALL = (
     "seg_eigen_cam",
     "eigen_grad_cam",
     "ablation_cam",
+    "kernel_weighted",
 )
-NETLESS = tuple(method for method in ALL if method != "ablation_cam")  # A and D are enough
+RERUN = ("ablation_cam", "kernel_weighted")  # the network behind the layer runs for each channel
+NETLESS = tuple(method for method in ALL if method not in RERUN)  # A and D are enough
 # linear in D and added up over channels
 LINEAR = ("grad_cam", "xgrad_cam", "hires_cam", "seg_xres_cam", "layer_cam", "grad_cam_elementwise")
 GRADIENT = (*LINEAR, "grad_cam_pp", "seg_eigen_cam", "eigen_grad_cam")
@@ -275,20 +277,68 @@ def test_ablation_cam_spends_nothing_on_empty_channels() -> None:
     np.testing.assert_allclose(result.values[0], [[5 / 3, 5 / 3], [5 / 3, 7 / 3]], atol=1e-6)
 
 
-# --- literal formulas ---------------------------------------------------------------------------
-def rest_of(model: SegmentationModel, layer: str, seen: Capture, n: int) -> Callable[[Any], float]:
-    """Y of picture n as a function of the layer's activations: the whole network runs each time."""
+def test_kernel_weighted_by_hand() -> None:
+    """With p = sigmoid(2 A1 + A2 - 5), A1 = x, A2 = 4 - x; R has one x = 1 and one x = 3."""
+    net = Shallow([1.0, -1.0, 0.0], [0.0, 4.0, 0.0], [2.0, 1.0, 5.0], -5.0)
+    model = SegmentationModel(net, classes=["roof"]).double()
+    A = [[[1.0, 1.0], [1.0, 3.0]], [[3.0, 3.0], [3.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    result = raw("kernel_weighted", by_hand(A, [D1, D2, D1]), "layer", model)
+    z_whole, z_first, z_second = (0.0, 2.0), (-3.0, 1.0), (-2.0, -4.0)  # both, A1 alone, A2 alone
+    o, first, second = (
+        [1 / (1 + math.exp(-z)) for z in pair] for pair in (z_whole, z_first, z_second)
+    )
+    # no p rises when a channel goes, so the minima change nothing
+    w1 = (sum(o) - sum(second)) * sum(first) / sum(o)
+    w2 = (sum(o) - sum(first)) * sum(second) / sum(o)
+    expected = w1 * np.array(A[0]) + w2 * np.array(A[1])
+    np.testing.assert_allclose(result.values[0], expected, atol=1e-12)
+    assert result.forwards == 5  # the clean one, and two for each channel that is not zero
+    assert result.effective_channels is None
 
-    def score(activations: Any) -> float:
+
+def test_kernel_weighted_counts_no_gain_and_no_surplus() -> None:
+    """With z = A1 - A2 - A3 / 4, A1 = A3 = x, A2 = -x / 2 - 1: A3 speaks against the class, so it
+    loses nothing and weighs nothing; negative activations count by their size.
+    """
+    net = Shallow([1.0, -0.5, 1.0], [0.0, -1.0, 0.0], [1.0, -1.0, -0.25], 0.0)
+    model = SegmentationModel(net, classes=["roof"]).double()
+    x = np.array([[1.0, 1.0], [1.0, 3.0]])
+    A = [x.tolist(), (-x / 2 - 1).tolist(), x.tolist()]
+    got = raw("kernel_weighted", by_hand(A, [D1, D2, D1]), "layer", model).values[0]
+
+    def p(*z: float) -> Any:
+        return 1 / (1 + np.exp(-np.array(z)))
+
+    # on R x is 1 and 3: z = x + (x / 2 + 1) - x / 4
+    o = p(2.25, 4.75)
+    w1 = (o - p(1.25, 1.75)).sum() * p(1.0, 3.0).sum() / o.sum()
+    w2 = (o - p(0.75, 2.25)).sum() * p(1.5, 2.5).sum() / o.sum()
+    # the third channel lowers p: without it p is larger than o, which counts as no loss
+    np.testing.assert_allclose(got, w1 * x + w2 * (x / 2 + 1), atol=1e-12)
+    bare = Shallow([1.0], [0.0], [1.0], 2.0)
+    model = SegmentationModel(bare, classes=["roof"]).double()
+    only = raw("kernel_weighted", by_hand([x.tolist()], [D1]), "layer", model).values[0]
+    o = p(3.0, 5.0)
+    np.testing.assert_allclose(only, (o - p(2.0, 2.0)).sum() * x, atol=1e-12)
+
+
+# --- literal formulas ---------------------------------------------------------------------------
+def rest_of(model: SegmentationModel, layer: str, image: Tensor) -> Callable[[Any], Tensor]:
+    """Logits of a picture [1, B, H, W] as a function of the layer's activations: the whole network
+    runs each time.
+    """
+
+    def logits_of(activations: Any) -> Tensor:
         put = torch.from_numpy(activations)[None]
         handle = model.net.get_submodule(layer).register_forward_hook(lambda m, i, o: put.clone())
         try:
             with torch.no_grad():
-                return float(seen.bound.picture(n).score(model(seen.images[n : n + 1]))[0])
+                logits: Tensor = model(image)
+                return logits
         finally:
             handle.remove()
 
-    return score
+    return logits_of
 
 
 def literal(
@@ -306,8 +356,13 @@ def literal(
         return reference.eigen_cam(A, P)
     if method == "eigen_grad_cam":
         return reference.eigen_grad_cam(A, D, P)
-    if method == "ablation_cam":
-        return reference.ablation_cam(A, rest_of(model, layer, seen, n))
+    if method in RERUN:
+        rest = rest_of(model, layer, seen.images[n : n + 1])
+        if method == "ablation_cam":
+            target = seen.bound.picture(n)
+            return reference.ablation_cam(A, lambda put: float(target.score(rest(put))[0]))
+        R = seen.bound.region[n].numpy()
+        return reference.kernel_weighted(A, lambda put: rest(put)[0].softmax(dim=0)[1].numpy(), R)
     if method not in FIVE:
         return getattr(reference, method)(A, D)
     assert seen.baseline is not None
@@ -661,10 +716,11 @@ def test_no_gradient_is_an_all_zero_map(method: str) -> None:
         assert normalise(values[0], (16, 16))[1] == "all_zero"
 
 
+@pytest.mark.parametrize("method", RERUN)
 @pytest.mark.parametrize("batch", [1, 3, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ablating_a_layer_without_influence_is_an_all_zero_map(
-    dtype: torch.dtype, batch: int
+    dtype: torch.dtype, batch: int, method: str
 ) -> None:
     """Also where the rounding of a forward depends on how many pictures it has."""
     model = toy_model(3).to(dtype)
@@ -683,8 +739,8 @@ def test_ablating_a_layer_without_influence_is_an_all_zero_map(
     model = SegmentationModel(Beside(model.net), classes=["roof"]).eval()
     images = toy_images(3).to(dtype)
     seen = capture(model, images, STRICT, ["skipped"], batch=batch)
-    result = raw("ablation_cam", seen, "skipped", model)
-    assert result.forwards == 5
+    result = raw(method, seen, "skipped", model)
+    assert result.forwards == 1 + 4 * CHANNELWISE[method]
     assert normalise(result.values[0], (16, 16))[1] == "all_zero"
 
 
@@ -724,12 +780,11 @@ def test_seg_xres_at_every_size_and_window(
         np.testing.assert_allclose(got, same, atol=1e-12)
 
 
-def test_ablation_cam_does_not_depend_on_the_chunk() -> None:
+@pytest.mark.parametrize("method", RERUN)
+def test_ablating_does_not_depend_on_the_chunk(method: str) -> None:
     model, seen = captured(5, n=2, dtype=torch.float32)
     for layer in LAYERS:
-        results = [
-            raw("ablation_cam", replace(seen, batch=batch), layer, model) for batch in (1, 2, 3, 99)
-        ]
+        results = [raw(method, replace(seen, batch=batch), layer, model) for batch in (1, 2, 3, 99)]
         assert lively(results[0].values)
         for other in results[1:]:
             assert distance(results[0].values, other.values) < 2e-5
@@ -748,27 +803,40 @@ def remade(seed: int, order: Tensor, scale: Tensor) -> tuple[SegmentationModel, 
     return model, other
 
 
-def remade_maps(seed: int, order: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def remade_maps(method: str, seed: int, order: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     maps = []
     for model in remade(seed, order, scale):
         seen = capture(model, toy_images(seed), STRICT, LAYERS)
-        maps.append(raw("ablation_cam", seen, LAYERS[1], model).values)
+        maps.append(raw(method, seen, LAYERS[1], model).values)
     assert lively(*maps)
     return maps[0], maps[1]
 
 
-@settings(max_examples=8)
-@given(CASES)
-def test_ablation_cam_knows_no_order_of_channels(seed: int) -> None:
+@settings(max_examples=16)
+@given(CASES, st.sampled_from(RERUN))
+def test_ablating_knows_no_order_of_channels(seed: int, method: str) -> None:
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
-    plain, mixed = remade_maps(seed, order, torch.ones(5, 1, 1).double())
+    plain, mixed = remade_maps(method, seed, order, torch.ones(5, 1, 1).double())
     assert distance(plain, mixed) < 1e-9
 
 
-def test_ablation_cam_does_depend_on_the_units_of_a_channel() -> None:
+@settings(max_examples=12)
+@given(CASES, st.sampled_from(LAYERS), st.sampled_from(["relu", "silu"]))
+def test_kernel_weighted_never_speaks_against(seed: int, layer: str, act: str) -> None:
+    """Losses and rests are not negative, so neither is the map; and they read p_c, not Y."""
+    model, seen = captured(seed, act=act)
+    values = raw("kernel_weighted", seen, layer, model).values
+    assert lively(values)
+    assert values.min() >= 0
+    margin = replace(seen, bound=replace(seen.bound, space="margin"))
+    assert torch.equal(values, raw("kernel_weighted", margin, layer, model).values)
+
+
+@pytest.mark.parametrize("method", RERUN)
+def test_ablating_does_depend_on_the_units_of_a_channel(method: str) -> None:
     """A stated limit: weights say what a channel is worth, activations how large it is drawn."""
-    scale = torch.tensor([1.0, 20.0, 1.0, 1.0, 1.0]).double().view(-1, 1, 1)
-    plain, loud = remade_maps(23, torch.arange(5), scale)
+    scale = torch.tensor([1.0, 1.0, 20.0, 1.0, 1.0]).double().view(-1, 1, 1)
+    plain, loud = remade_maps(method, 23, torch.arange(5), scale)
     first, second = normalise(plain[0], (16, 16))[0], normalise(loud[0], (16, 16))[0]
     assert (first - second).abs().max() > 0.01
 

@@ -209,15 +209,20 @@ def test_a_study_takes_the_published_five_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("methods", "rounds"),
-    [(("grad_cam",), 0), (("ablation_cam",), 1), (("score_cam", "ablation_cam", "hires_cam"), 2)],
+    ("methods", "each", "once"),
+    [
+        (("grad_cam",), 0, 0),
+        (("ablation_cam",), 1, 1),
+        (("kernel_weighted",), 2, 1),
+        (("score_cam", "ablation_cam", "hires_cam", "kernel_weighted"), 4, 3),
+    ],
 )
 def test_plan_counts_forwards_for_each_channel(
-    tiles: Path, methods: tuple[str, ...], rounds: int
+    tiles: Path, methods: tuple[str, ...], each: int, once: int
 ) -> None:
     plan = Study.of(data=str(tiles), **(SMALL | {"methods": methods})).plan()
     channels = sum(shape.channels for shape in plan.shapes)
-    spent = rounds * (channels + len(plan.shapes))
+    spent = each * channels + once * len(plan.shapes)
     assert plan.forwards_per_tile == 1 + spent + plan.shown_per_tile
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "hires_cam",
     "input_x_gradient",
     "integrated_gradients",
+    "kernel_weighted",
     "layer_cam",
     "occlusion",
     "rise",
@@ -269,6 +270,57 @@ def _ablated_drops(
     # Y about 0: the common divisor is left out, which no heatmap shows
     usable = size > TINY * drops.abs().max()
     return drops / torch.where(usable, size, 1.0), 1 + len(channels)
+
+
+def kernel_weighted(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
+    """Kernel-Weighted Contribution: sum over k of w_k |A_k|; with o = p_c inside R, whatever Y is,
+    w_k = sum(o - min(o, o without A_k)) * sum(min(o, o of A_k alone)) / sum(o).
+
+    What is lost when a channel is zeroed, times what is left when all others are: both are >= 0, so
+    no channel speaks against the class. Channels that are zero everywhere weigh 0 and cost no
+    forward, others two of what runs after the layer. A map whose every loss is rounding noise is
+    zero (mullan2023kernelweighted).
+    """
+    activation, rows, forwards = capture.activations[layer], [], 0
+    for n in range(activation.shape[0]):
+        weights, cost = _contributions(capture, activation[n], n, layer, model)
+        rows.append(weights)
+        forwards += cost
+    weighted = _weighted_sum(torch.stack(rows).to(activation), activation.abs())
+    return RawMap(weighted, forwards=forwards)
+
+
+def _contributions(
+    capture: Capture, activation: Tensor, n: int, layer: str, model: SegmentationModel
+) -> tuple[Tensor, int]:
+    """Dependent times independent share of o of picture n for each channel of its activations
+    [K, h, w]: [K], and the forwards spent.
+    """
+    bound = capture.bound.picture(n)
+    channels = activation.flatten(1).any(dim=1).nonzero()[:, 0]
+
+    def read(logits: Tensor) -> Tensor:
+        # in float64: one channel may change p by less than a float32 sum is exact
+        p = probabilities(logits.double(), bound.activation)[:, bound.class_index]
+        return p * bound.region
+
+    with rerun(model, layer, capture.images[n]) as (clean, logits_of):
+        whole = read(clean)
+        size = whole.sum()
+        lost, left = size.new_zeros(2, len(activation))
+        for start in range(0, len(channels), capture.batch):
+            part = channels[start : start + capture.batch]
+            rows = torch.arange(len(part), device=part.device)
+            without = activation.repeat(len(part), 1, 1, 1)
+            without[rows, part] = 0
+            lost[part] = (whole - read(logits_of(without))).relu().sum(dim=(1, 2))
+            alone = torch.zeros_like(without)
+            alone[rows, part] = activation[part]
+            left[part] = torch.minimum(read(logits_of(alone)), whole).sum(dim=(1, 2))
+    # one-sided, so that rounding errors of single pixels add up instead of cancelling
+    if lost.max() <= 64 * torch.finfo(activation.dtype).eps * size:
+        return torch.zeros_like(lost), 1 + 2 * len(channels)
+    return lost * left / size, 1 + 2 * len(channels)
 
 
 def eigen_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
@@ -536,14 +588,15 @@ METHODS: Final[dict[str, Method]] = {
     "seg_eigen_cam": seg_eigen_cam,
     "eigen_grad_cam": eigen_grad_cam,
     "ablation_cam": ablation_cam,
+    "kernel_weighted": kernel_weighted,
     "rise": rise,
     "occlusion": occlusion,
     "input_x_gradient": input_x_gradient,
     "integrated_gradients": integrated_gradients,
 }
 
-# Those that cost about one forward per channel of the layer.
-CHANNELWISE: Final = frozenset({"score_cam", "ablation_cam"})
+# Those that show the network something for each channel of the layer: forwards per channel.
+CHANNELWISE: Final[dict[str, int]] = {"score_cam": 1, "ablation_cam": 1, "kernel_weighted": 2}
 
 # Those that no layer takes part in, with the forwards that they cost on a picture of (H, W).
 LAYERLESS: Final[dict[str, Callable[[tuple[int, int]], int]]] = {

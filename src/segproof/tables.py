@@ -63,6 +63,7 @@ LABELS = {
     "seg_eigen_cam": "Seg-Eigen-CAM",
     "eigen_grad_cam": "Eigen-Grad-CAM",
     "ablation_cam": "Ablation-CAM",
+    "kernel_weighted": "Kernel-Weighted",
     "rise": "RISE",
     "occlusion": "Occlusion",
     "control:random": "random blobs",

@@ -94,8 +94,12 @@ class Plan:
         """Forwards per tile at most: capture, those that methods spend on each channel, perturbed
         pictures.
         """
-        channelwise = len(CHANNELWISE.intersection(self.study.methods))
-        spent = channelwise * sum(layer.channels + 1 for layer in self.shapes)
+        spent = sum(
+            1 + CHANNELWISE[method] * layer.channels
+            for method in self.study.methods
+            if method in CHANNELWISE
+            for layer in self.shapes
+        )
         bare = [name for name in self.study.methods if name in LAYERLESS]
         spent += sum(LAYERLESS[name]((self.shape[1], self.shape[2])) for name in bare)
         return 1 + spent + self.shown_per_tile
