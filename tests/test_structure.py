@@ -33,6 +33,7 @@ ORDER = [
     "plot",
     "report",
     "terminal",
+    "testing",
     "cli",
 ]
 PACKAGE = Path(segproof.__file__).parent
