@@ -657,7 +657,7 @@ LIMITS: Final[dict[str, frozenset[str]]] = {
 def _check(name: str, run: Callable[[], str], limits: Collection[str] = ()) -> Check:
     """Passed with what `run` says; failed where it raises, unless that is a limit."""
     try:
-        with _unchanged_generators():
+        with _unchanged_process():
             said = run()
     except _Skipped as reason:
         return Check(name, "skipped", str(reason))
@@ -681,13 +681,32 @@ class _Skipped(Exception):  # noqa: N818  # as above
 
 
 @contextmanager
-def _unchanged_generators() -> Iterator[None]:
-    """Global random states as before: the caller's own may not depend on a check."""
+def _unchanged_process() -> Iterator[None]:
+    """Random states, gradient mode and flags as before: neither the caller nor the next check may
+    depend on what was looked at.
+    """
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        yield
-    np.random.set_state(numpy_state)  # noqa: NPY002
-    random.setstate(python_state)
+    before = facts(nn.Identity())
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+        _restore_flags(before)
+
+
+def _restore_flags(before: dict[str, Any]) -> None:
+    now = facts(nn.Identity())
+    if before["grad_mode"] != now["grad_mode"]:
+        torch.set_grad_enabled(before["grad_mode"][0])
+    if before["flags"] != now["flags"]:
+        anomaly, deterministic, benchmark, fixed, dtype, threads = before["flags"]
+        torch.autograd.set_detect_anomaly(anomaly)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, fixed
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
 
 
 def _cases(seed: int, cases: int) -> range:
@@ -817,25 +836,10 @@ def _untouched(method: Method, numbers: range) -> str:
         given = [images, *_tensors_of(seen)]
         before = facts(model, *given)
         found = _raw(method, seen, _layer(case), model)
-        after = facts(model, *given)
-        changed = _changed(before, after)
-        _restore_flags(before, after)
+        changed = _changed(before, facts(model, *given))
         _require(not changed, f"{_counted(changed)}; changed: {', '.join(changed)} (case {case})")
         _require(bool(torch.isfinite(found).all()), "numbers that are not finite")
     return f"12 of 12 kinds of state as before in {len(numbers)} cases"
-
-
-def _restore_flags(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """What a faulty method left switched for the whole process would spoil the checks after it."""
-    if before["grad_mode"][0] != after["grad_mode"][0]:
-        torch.set_grad_enabled(before["grad_mode"][0])
-    if before["flags"] != after["flags"]:
-        anomaly, deterministic, benchmark, fixed, dtype, threads = before["flags"]
-        torch.autograd.set_detect_anomaly(anomaly)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, fixed
-        torch.set_default_dtype(dtype)
-        torch.set_num_threads(threads)
 
 
 def _counted(changed: Sequence[str]) -> str:
@@ -863,9 +867,7 @@ def _untouched_after(method: Method, case: int) -> str:
                     _raw(method, replace(seen, baseline=fill(images)), _layer(case), model)
                 except error:
                     swallowed = False
-                found = facts(model, images)
-            changed = _changed(before, found)
-            _restore_flags(before, found)
+                changed = _changed(before, facts(model, images))
             where = f"after {error.__name__} in {place}"
             _require(not (failing.raised and swallowed), f"the error is swallowed {where}")
             _require(failing.raised <= 1, f"the call is tried again {where}")
@@ -1012,8 +1014,8 @@ def _far(one: Tensor, other: Tensor) -> float:
 def _measure_shape(measure: Measure, numbers: range) -> str:
     for case in numbers:
         p, bound, truth = _measured(case)
-        for given in (p, p.float()):
-            found = measure(given, bound, truth)
+        for given, target in ((p, bound), (p.float(), bound), (p.float(), bound.picture(0))):
+            found = measure(given, target, truth)
             _require(isinstance(found, Tensor), f"no tensor but {type(found).__name__}")
             _require(
                 tuple(found.shape) == (3,) and found.dtype == torch.float64,
@@ -1297,6 +1299,7 @@ def check_model(
     """
     names = ("encoder:-1", "decoder:-1") if layers is None else tuple(layers)
     picture = (_picture_for(model, seed) if image is None else image).to(model.device)
+    before = facts(model, picture)
     runs: dict[str, Callable[[], str]] = {
         "forward": lambda: _model_forward(model, picture),
         "finite": lambda: _model_finite(model, picture),
@@ -1309,7 +1312,7 @@ def check_model(
         runs[f"map at {name}"] = lambda layer=name: _model_explained(  # type: ignore[misc]
             model, picture, layer
         )
-    runs["untouched"] = lambda: _model_untouched(model, picture, names)
+    runs["untouched"] = lambda: _model_untouched(model, picture, names, before)
     checks: dict[str, Check] = {}
     for name, run in runs.items():
         # what the others need; a network that cannot do these shows nothing else
@@ -1451,13 +1454,12 @@ def _model_explained(model: SegmentationModel, picture: Tensor, layer: str) -> s
     return f"{subject} is a map of {made.raw.shape[-2]} x {made.raw.shape[-1]}"
 
 
-def _model_untouched(model: SegmentationModel, picture: Tensor, names: Sequence[str]) -> str:
+def _model_untouched(
+    model: SegmentationModel, picture: Tensor, names: Sequence[str], before: dict[str, Any]
+) -> str:
     target = Target(_class_to_explain(model, picture))
-    before = facts(model, picture)
     for layer in names:
         explain(model, picture, method="grad_cam", layer=layer, target=target)
-    after = facts(model, picture)
-    changed = _changed(before, after)
-    _restore_flags(before, after)
+    changed = _changed(before, facts(model, picture))
     _require(not changed, f"{_counted(changed)}; changed: {', '.join(changed)}")
-    return "12 of 12 kinds of state are as they were before an explanation"
+    return "12 of 12 kinds of state are as they were before these checks and explanations"
