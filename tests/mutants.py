@@ -34,6 +34,7 @@ BROKEN = 99  # exit code of a run that shows nothing
 TESTS = {
     "cam": ["test_cam"],
     "target": ["test_target", "test_capture"],
+    "model": ["test_model", "test_adapters", "test_capture"],
     "capture": ["test_capture"],
     "explain": ["test_explain", "test_cam"],
     "perturb": ["test_perturb"],
@@ -313,6 +314,34 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *_of(
+        "model",
+        (
+            "module.training = False",
+            "module.training = module.training",
+            "dropout and batch statistics are off",
+        ),
+        (
+            "for module in training:\n            module.training = True",
+            "for module in training[1:]:\n            module.training = True",
+            "each module gets its own mode back",
+        ),
+        (
+            "torch.cat([torch.zeros_like(logits), logits], dim=1)",
+            "torch.cat([-logits, logits], dim=1)",
+            "[0, z], whose softmax is the sigmoid of z",
+        ),
+        (
+            "(images - self.mean) / self.std",
+            "images / self.std - self.mean",
+            "the mean is in image units",
+        ),
+        (
+            "scores.clamp_min(torch.finfo(scores.dtype).tiny).log()",
+            "scores.clamp_min(torch.finfo(scores.dtype).tiny)",
+            "a class map of queries is a logarithm",
+        ),
+    ),
+    *_of(
         "capture",
         (
             "return put_back(grid.clone())",
@@ -320,23 +349,18 @@ MUTANTS: list[Mutant] = [
             "in-place steps behind the layer",
         ),
         (
-            "score = bound.score(logits).sum()",
-            "score = bound.score(logits).mean()",
+            "if torch.is_grad_enabled() and not grid.requires_grad:",
+            "if torch.is_grad_enabled():",
+            "a layer behind another stays in its graph",
+        ),
+        (
+            "if slope is None else slope",
+            "if slope is None else slope / len(slope)",
             "a picture's gradients do not depend on the batch",
         ),
         (
-            "with evaluating(model), _frozen(model):",
-            "with _frozen(model):",
-            "dropout and batch statistics are off",
-        ),
-        (
-            "parameter.requires_grad_(flag)",
-            "parameter.requires_grad_(True)",
-            "each weight gets its own flag back",
-        ),
-        (
-            "for handle in handles:\n            handle.remove()",
-            "for handle in handles[1:]:\n            handle.remove()",
+            "yield found\n    finally:\n        for handle in handles:",
+            "yield found\n    finally:\n        for handle in handles[1:]:",
             "hooks are removed",
         ),
         (
@@ -344,10 +368,16 @@ MUTANTS: list[Mutant] = [
             "put is not None and runs == 1",
             "a layer that runs twice is replaced in its last run",
         ),
+        ("return put.clone() if", "return put if", "in-place steps behind a replaced layer"),
         (
             "same = bool(before) and before == _versions(given)",
             "same = bool(before)",
             "a module that changes its input in place is run again",
+        ),
+        (
+            "self._results.append((module, _each(result, Tensor.clone)))",
+            "self._results.append((module, result))",
+            "in-place steps behind a result that is handed out again",
         ),
     ),
     *_of(

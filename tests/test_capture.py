@@ -385,6 +385,16 @@ def test_rerun_runs_again_what_changes_its_input() -> None:
     assert torch.allclose(got, replaced(model, "layer", put, image, 1), rtol=1e-12, atol=1e-12)
 
 
+def test_an_in_place_step_behind_the_layer_leaves_what_was_put() -> None:
+    model, image = toy_model(2), toy_images(2)[0]
+    put = torch.randn(2, 5, 16, 16, dtype=torch.float64)
+    before = put.clone()
+    assert (put < 0).any()
+    with rerun(model, "decoder.blocks.1.norm", image) as (_, logits_of):
+        logits_of(put)
+    assert torch.equal(put, before)
+
+
 @pytest.mark.parametrize("path", LAYERS)
 @pytest.mark.parametrize("act", ["relu", "silu"])
 def test_rerun_with_what_was_captured_changes_nothing(path: str, act: str) -> None:

@@ -595,12 +595,12 @@ class Around(nn.Module):
 
 
 def counts_runs(net: Any, z: Tensor) -> Tensor:
-    return z + 1e-3 * net.runs
+    return z + 1e-3 * float(net.runs)
 
 
 def remembers(net: Any, z: Tensor) -> Tensor:
     net.seen += z.detach().mean()
-    return z + net.seen
+    return torch.add(z, net.seen)
 
 
 def drops_out(net: Any, z: Tensor) -> Tensor:

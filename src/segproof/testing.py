@@ -648,8 +648,10 @@ LIMITS: Final[dict[str, frozenset[str]]] = {
     "eigen_cam": frozenset({"channel_doubled", "channel_rescaled"}),
     "eigen_grad_cam": frozenset({"channel_doubled"}),
     "seg_eigen_cam": frozenset({"channel_doubled"}),
-    # windows lie on a grid of their own
+    # windows lie on a grid of their own, as random masks do
     "seg_xres_cam": frozenset({"translated"}),
+    "occlusion": frozenset({"translated"}),
+    "rise": frozenset({"turned", "translated"}),
 }
 
 
