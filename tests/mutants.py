@@ -236,8 +236,8 @@ MUTANTS: list[Mutant] = [
             "the sign agrees with the prediction",
         ),
         (
-            "for guide in (bound.prediction.double(), probability.double()):",
-            "for guide in (probability.double(), bound.prediction.double()):",
+            "sign = torch.where(sign == 0, agreement, sign)",
+            "sign = agreement",
             "the mask decides before the probability",
         ),
         (
