@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= demo
 
-.PHONY: demo test test-fast lint types format clean
+.PHONY: demo test test-fast mutants lint types format clean
 
 demo: $(VENV)/.base
 	$(BIN)/segproof demo --out $(OUT)
@@ -15,6 +15,10 @@ test: $(VENV)/.test
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow"
+
+# wrong formulas, one at a time: the fast tests have to notice each
+mutants: $(VENV)/.test
+	$(BIN)/python tests/mutants.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -520,6 +520,25 @@ def test_no_gain_anywhere_is_an_all_zero_map() -> None:
     assert float(result.effective_channels[0]) == 0
 
 
+def test_the_covariance_is_added_up_over_blocks_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, model = synthetic(4), SegmentationModel(Itself(), classes=["roof"])
+    whole = raw("eigen_cam", seen, "layer", model).values
+    monkeypatch.setattr("segproof.cam._PIXELS", 7)
+    assert lively(whole)
+    assert distance(whole, raw("eigen_cam", seen, "layer", model).values) < 1e-12
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_without_a_guide_the_larger_excursion_is_positive(side: float) -> None:
+    """Predicted everywhere and equally: neither P nor p_c can choose the sign."""
+    T = side * np.array([[0.0, 0.0], [0.0, 4.0]])
+    seen = by_hand([(3 * T).tolist(), (4 * T).tolist()], [D1, D2])
+    flat = replace(seen.bound, prediction=torch.ones(1, 2, 2, dtype=torch.bool))
+    seen = replace(seen, bound=flat, logits=torch.zeros_like(seen.logits))
+    got = raw("eigen_cam", seen, "layer", SegmentationModel(Itself(), classes=["roof"])).values[0]
+    np.testing.assert_allclose(got, [[-5.0, -5.0], [-5.0, 15.0]], atol=1e-12)
+
+
 def test_constant_channels_only() -> None:
     flat = [[[3.0, 3.0], [3.0, 3.0]], [[0.0, 0.0], [0.0, 0.0]]]
     model = SegmentationModel(Itself(), classes=["roof"]).double()

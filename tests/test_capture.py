@@ -355,6 +355,46 @@ def test_rerun_is_the_whole_network_with_the_layer_replaced(path: str, last: int
             assert torch.equal(put, before)
 
 
+class Bumps(nn.Module):
+    """Changes its argument and returns something else."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        images.add_(1.0)
+        return images.mean(dim=1, keepdim=True)
+
+
+class Bumped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.bump = nn.Conv2d(3, 4, 1), Bumps()
+        self.layer, self.head = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        start = self.first(images)
+        self.bump(start)
+        result: Tensor = self.head(self.layer(start) + start)
+        return result
+
+
+def test_rerun_runs_again_what_changes_its_input() -> None:
+    model = SegmentationModel(Bumped(), classes=["roof"]).double().eval()
+    image = toy_images(4)[0]
+    put = torch.zeros(2, 4, 16, 16, dtype=torch.float64)
+    with rerun(model, "layer", image) as (_, logits_of):
+        got = logits_of(put)
+    assert torch.allclose(got, replaced(model, "layer", put, image, 1), rtol=1e-12, atol=1e-12)
+
+
+def test_an_in_place_step_behind_the_layer_leaves_what_was_put() -> None:
+    model, image = toy_model(2), toy_images(2)[0]
+    put = torch.randn(2, 5, 16, 16, dtype=torch.float64)
+    before = put.clone()
+    assert (put < 0).any()
+    with rerun(model, "decoder.blocks.1.norm", image) as (_, logits_of):
+        logits_of(put)
+    assert torch.equal(put, before)
+
+
 @pytest.mark.parametrize("path", LAYERS)
 @pytest.mark.parametrize("act", ["relu", "silu"])
 def test_rerun_with_what_was_captured_changes_nothing(path: str, act: str) -> None:

@@ -28,6 +28,7 @@ from segproof.explain import (
     normalise,
 )
 from segproof.model import SegmentationModel
+from segproof.perturb import FILLS
 from segproof.target import Target
 from sideeffects import Fails, facts, unsettle
 from toys import ToyNet, toy_images, toy_model, toy_truth
@@ -550,6 +551,20 @@ def test_nothing_is_left_behind(target: Target) -> None:
     assert any(result.status == "ok" for result in results)
     assert not any(result.raw.requires_grad for result in results)
     assert facts(model, image, truth, valid) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, IndexError])
+def test_nothing_is_left_behind_after_an_error_in_a_fill(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, image = toy_model(3), picture(3)
+    unsettle(model)
+    before, fails = facts(model, image), Fails(error)
+    monkeypatch.setitem(FILLS, "failing", fails.now)
+    with pytest.raises(error):
+        explain_all(model, image, methods=ALL, layers=BOTH, target=ROOF, fill="failing")
+    assert fails.raised == 1
+    assert facts(model, image) == before
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

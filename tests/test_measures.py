@@ -175,6 +175,16 @@ def test_truth_measures_ask_for_truth() -> None:
         measures.iou(p, bound, None)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_float64_decides_also_for_float32_probabilities(n: int) -> None:
+    p, bound, truth = case(8, ("softmax", 4), n=n)
+    single = p.float()
+    for name, info in MEASURES.items():
+        got = info.function(single, bound, truth)
+        assert got.dtype == torch.float64, name
+        assert torch.equal(got, info.function(single.double(), bound, truth)), name
+
+
 def test_float32_probabilities_are_good_to_1e6() -> None:
     p, bound, truth = case(8, ("softmax", 4))
     for name, info in MEASURES.items():

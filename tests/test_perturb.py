@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from segproof.perturb import (
     FILLS,
     STRATEGIES,
     Clean,
+    background_of,
     binarise,
     keep_mask,
     make_fill,
@@ -252,6 +256,55 @@ def test_fills_repeat_and_leave_global_state(name: str) -> None:
     assert torch.equal(facts.image, untouched)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.isfinite(first).all()
+
+
+def test_noise_keeps_to_each_bands_own_units() -> None:
+    facts, nothing = clean(7), torch.zeros(1, 16, 16, dtype=torch.bool)
+    x = facts.image * torch.tensor([200.0, 50.0, 3.0]).view(3, 1, 1) - 20
+    made = make_fill("noise", dataclasses.replace(facts, image=x))(x[None], nothing)[0]
+    for band in range(3):
+        low, high = float(x[band].min()), float(x[band].max())
+        assert low <= made[band].min() < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < made[band].max() <= high
+
+
+def test_background_texture_stays_within_the_pictures_range() -> None:
+    """Of black and white pixels the blurred and stretched texture would go beyond both."""
+    facts, nothing = clean(8), torch.zeros(1, 16, 16, dtype=torch.bool)
+    x = (facts.image > 0.5).float()
+    made = make_fill("background_texture", dataclasses.replace(facts, image=x))(x[None], nothing)[0]
+    assert (float(made.min()), float(made.max())) == (0, 1)
+
+
+def test_blur_by_hand() -> None:
+    """A point becomes a Gaussian of sigma = 2 px where the longer side has 64."""
+    x = torch.zeros(1, 64, 32)
+    x[0, 30, 15] = 1.0
+    valid = torch.ones(64, 32, dtype=torch.bool)
+    of = Clean(x, torch.zeros(1, 1, 1), valid, valid, seeded("test"))
+    made = make_fill("blur", of)(x[None], ~valid[None])[0, 0]
+    for step in range(1, 6):
+        share = math.exp(-(step**2) / (2 * 2**2))
+        assert float(made[30 + step, 15] / made[30, 15]) == pytest.approx(share, rel=1e-5)
+        assert float(made[30, 15 - step] / made[30, 15]) == pytest.approx(share, rel=1e-5)
+    assert float(made.sum()) == pytest.approx(1, rel=1e-5)
+
+
+def test_background_keeps_clear_of_roofs() -> None:
+    roofs, valid = torch.zeros(24, 24, dtype=torch.bool), torch.ones(24, 24, dtype=torch.bool)
+    roofs[10, 10], valid[0] = True, False
+    expected = valid.clone()
+    expected[6:15, 6:15] = False
+    assert torch.equal(background_of(roofs, torch.zeros(24, 24), valid), expected)
+
+
+def test_scarce_background_is_the_least_likely_twentieth() -> None:
+    roofs, valid = torch.ones(20, 20, dtype=torch.bool), torch.ones(20, 20, dtype=torch.bool)
+    valid[0] = False  # the least likely of all
+    probability = torch.arange(400.0).view(20, 20) / 400
+    expected = torch.zeros_like(valid)
+    expected[1, :19] = True  # 380 valid pixels
+    assert torch.equal(background_of(roofs, probability, valid), expected)
 
 
 def test_unknown_fill_names_near_ones() -> None:

@@ -1,0 +1,705 @@
+"""Semantic mutants: wrong formulas, one textual replacement each, that the fast tests have to kill.
+
+`python tests/mutants.py [--only TEXT] [--jobs 2]` copies the package, applies one mutant at a time
+and runs the tests of its module on the copy. A mutant whose text is not found exactly once is an
+error: the list follows the code. Exit code 1 where one survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src"
+LIMIT = 180  # seconds for one mutant; a time-out is no kill, it is reported as one
+
+BROKEN = 99  # exit code of a run that shows nothing
+
+# the most specific tests of each module, first first
+TESTS = {
+    "cam": ["test_cam"],
+    "target": ["test_target", "test_capture"],
+    "model": ["test_model", "test_adapters", "test_capture"],
+    "capture": ["test_capture"],
+    "explain": ["test_explain", "test_cam"],
+    "perturb": ["test_perturb"],
+    "measures": ["test_measures"],
+}
+
+Outcome = Literal["killed", "survived", "timed out", "broken"]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Replaces `old`, which stands once in module `file`, by `new`; `why` it would be wrong."""
+
+    file: str
+    old: str
+    new: str
+    why: str
+
+    def apply(self, text: str) -> str:
+        """The source with the fault.
+
+        Raises:
+            ValueError: the text to replace does not stand there exactly once.
+        """
+        count = text.count(self.old)
+        if count != 1:
+            raise ValueError(f"{self.file}: {self.old!r} stands there {count} times, not once")
+        return text.replace(self.old, self.new)
+
+
+def _of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
+    return [Mutant(file, *row) for row in rows]
+
+
+MUTANTS: list[Mutant] = [
+    *_of(
+        "cam",
+        (
+            "weights = capture.gradients[layer].mean(dim=(2, 3))",
+            "weights = capture.gradients[layer].amax(dim=(2, 3))",
+            "Grad-CAM weighs with means",
+        ),
+        (
+            "weights = capture.gradients[layer].mean(dim=(2, 3))",
+            "weights = capture.gradients[layer].relu().mean(dim=(2, 3))",
+            "negative gradients count in Grad-CAM",
+        ),
+        (
+            "weights = capture.gradients[layer].mean(dim=(2, 3))",
+            "weights = capture.gradients[layer].abs().mean(dim=(2, 3))",
+            "Grad-CAM is signed",
+        ),
+        (
+            'einsum("nk,nkhw->nhw", weights, activations)',
+            'einsum("nk,nkhw->nhw", weights, activations.relu())',
+            "activations may be negative",
+        ),
+        ("denominator = 2 + term", "denominator = 1 + term", "2 D^2 in Grad-CAM++"),
+        (
+            "total = activation.sum(dim=(2, 3), keepdim=True)",
+            "total = activation.mean(dim=(2, 3), keepdim=True)",
+            "S is a sum",
+        ),
+        ("term = total * slope", "term = activation * slope", "S is a sum, not the pixel"),
+        (
+            "weights = (alpha * slope.relu()).sum(dim=(2, 3))",
+            "weights = (alpha * slope).sum(dim=(2, 3))",
+            "only positive slopes in Grad-CAM++",
+        ),
+        (
+            "2 * square + total * square * slope + eps",
+            "2 * square + total * square + eps",
+            "D to the third",
+        ),
+        (
+            "usable = (slope != 0) & (denominator.abs() > TINY * (2 + term.abs()))",
+            "usable = slope != 0",
+            "a vanishing denominator",
+        ),
+        (
+            "total = torch.where(total.abs() > TINY * size, total, size)",
+            "total = torch.where(total.abs() > TINY * size, total, 1.0)",
+            "XGrad-CAM falls back to the sum of |A|",
+        ),
+        (
+            "shares = (slope * activation).sum(dim=(2, 3))",
+            "shares = (slope.relu() * activation).sum(dim=(2, 3))",
+            "XGrad-CAM counts negative slopes",
+        ),
+        (
+            "(total[..., None, None] + eps)",
+            "(total[..., None, None].abs() + eps)",
+            "the published XGrad-CAM divides by a signed sum",
+        ),
+        (
+            "RawMap((capture.gradients[layer] * capture.activations[layer]).sum(dim=1))",
+            "RawMap((capture.gradients[layer].abs() * capture.activations[layer]).sum(dim=1))",
+            "HiRes-CAM is signed",
+        ),
+        (
+            "(capture.gradients[layer].relu() * capture.activations[layer]).sum(dim=1)",
+            "(capture.gradients[layer] * capture.activations[layer]).relu().sum(dim=1)",
+            "Layer-CAM clips the slope, not the product",
+        ),
+        (
+            "(capture.gradients[layer] * capture.activations[layer]).relu().sum(dim=1)",
+            "(capture.gradients[layer] * capture.activations[layer]).sum(dim=1).relu()",
+            "element-wise clips before the sum",
+        ),
+        (
+            "pooled.repeat_interleave(window, dim=2).repeat_interleave(window, dim=3)",
+            "pooled.repeat(1, 1, window, window)",
+            "windows are spread where they were",
+        ),
+        (
+            "pooled = avg_pool2d(slope, window",
+            "pooled = avg_pool2d(slope.relu(), window",
+            "Seg-XRes-CAM pools signed slopes",
+        ),
+        (
+            "gain = (scores - empty).relu()",
+            "gain = scores.relu()",
+            "Score-CAM counts the gain over the baseline",
+        ),
+        (
+            "gain = (scores - empty).relu()",
+            "gain = (scores - empty).abs()",
+            "a mask that lowers Y weighs nothing",
+        ),
+        (
+            "rows.append(scores.softmax(dim=0))",
+            "rows.append(scores / scores.sum())",
+            "the published weights are a softmax",
+        ),
+        (
+            "torch.lerp(base, image, masks[:, None])",
+            "torch.lerp(image, base, masks[:, None])",
+            "the mask keeps, not removes",
+        ),
+        (
+            'mode="bilinear", align_corners=published',
+            'mode="bilinear", align_corners=False',
+            "published masks have aligned corners",
+        ),
+        (
+            'mode="bilinear", align_corners=published',
+            'mode="bilinear", align_corners=True',
+            "strict masks have half-pixel centres",
+        ),
+        (
+            "return (masks - low) / (high - low + (1e-8",
+            "return masks / (high + (1e-8",
+            "masks start at 0",
+        ),
+        (
+            "live = (high - low) > floor",
+            "live = (high - low) >= floor",
+            "a constant channel says nothing",
+        ),
+        (
+            "torch.special.entr(share.double()).sum(dim=1).exp()",
+            "torch.special.entr(share.double()).sum(dim=1).exp2()",
+            "effective channels are exp of the natural entropy",
+        ),
+        (
+            "drops, size = whole - scores, whole.abs()",
+            "drops, size = scores - whole, whole.abs()",
+            "what is lost, not what is gained",
+        ),
+        (
+            "drops, size = whole - scores, whole.abs()",
+            "drops, size = whole - scores, whole",
+            "a negative Y must not turn the map round",
+        ),
+        (
+            "ablated[torch.arange(len(part)), part] = 0",
+            "ablated[torch.arange(len(part)), part] = activation[part].mean()",
+            "ablated channels are zero",
+        ),
+        (
+            "if drops.abs().max() <= 8 * torch.finfo(activation.dtype).eps * size:",
+            "if drops.abs().max() <= 0 * size:",
+            "rounding noise is no map",
+        ),
+        (
+            "centred = maps.flatten(2) - maps.flatten(2).mean(dim=2, keepdim=True)",
+            "centred = maps.flatten(2) - maps.flatten(2).mean(dim=1, keepdim=True)",
+            "channels are centred, not pixels",
+        ),
+        ("eigenvectors[:, -1]", "eigenvectors[:, 0]", "the first principal direction"),
+        (
+            "covariance += (wide @ wide.T).cpu()",
+            "covariance = (wide @ wide.T).cpu()",
+            "all blocks of pixels count",
+        ),
+        (
+            "agreement = (projection.double() * centred)",
+            "agreement = -(projection.double() * centred)",
+            "the sign agrees with the prediction",
+        ),
+        (
+            "sign = torch.where(sign == 0, agreement, sign)",
+            "sign = agreement",
+            "the mask decides before the probability",
+        ),
+        (
+            "torch.where(high >= low, 1.0, -1.0)",
+            "torch.where(high >= low, -1.0, 1.0)",
+            "without a guide the larger excursion is positive",
+        ),
+        (
+            "_principal(capture.gradients[layer].abs() * capture.activations[layer])",
+            "_principal(capture.gradients[layer] * capture.activations[layer])",
+            "Seg-Eigen-CAM takes |D|",
+        ),
+        (
+            "flip = -projection.amin(dim=(1, 2)) > projection.amax(dim=(1, 2))",
+            "flip = -projection.amin(dim=(1, 2)) < projection.amax(dim=(1, 2))",
+            "flipped where |min| > max",
+        ),
+        ("grad_cam_pp, eps=1e-6", "grad_cam_pp, eps=1e-3", "the published eps of Grad-CAM++"),
+        ("xgrad_cam, eps=1e-7", "xgrad_cam, eps=1e-3", "the published eps of XGrad-CAM"),
+        (
+            'partial(score_cam, weights="softmax")',
+            'partial(score_cam, weights="increase")',
+            "the published weights of Score-CAM",
+        ),
+    ),
+    *_of(
+        "target",
+        ("return chance >= DECISION", "return chance > DECISION", "0.5 counts"),
+        (
+            "(before < chance[:, None]).all(dim=1)",
+            "(before <= chance[:, None]).all(dim=1)",
+            "the first maximum wins, as in argmax",
+        ),
+        (
+            "(after <= chance[:, None]).all(dim=1)",
+            "(after < chance[:, None]).all(dim=1)",
+            "the first maximum wins, as in argmax",
+        ),
+        (
+            "(self.weights * self._quantity(logits)).sum(dim=(1, 2))",
+            "(self.weights * self._quantity(logits)).mean(dim=(1, 2))",
+            "Y is the weighted sum",
+        ),
+        ("- rivals.amax(dim=1)", "- rivals.mean(dim=1)", "the margin is to the strongest rival"),
+        (
+            "return logits.log_softmax(dim=1)[:, index]",
+            "return logits.softmax(dim=1)[:, index]",
+            "the logarithm of the probability",
+        ),
+        (
+            "logsigmoid(logits[:, index])",
+            "logsigmoid(-logits[:, index])",
+            "the probability of the class, not of its absence",
+        ),
+        (
+            "weights = probability[:, index] * inside",
+            "weights = inside",
+            "the published target is weighted with p",
+        ),
+        (
+            "weights = inside / inside.sum(dim=(1, 2), keepdim=True).clamp(min=1)",
+            "weights = inside / inside.sum().clamp(min=1)",
+            "the mean is over each picture's region",
+        ),
+        (
+            "probability = probabilities(logits.detach(), model.activation)",
+            "probability = probabilities(logits, model.activation)",
+            "published weights are detached",
+        ),
+        (
+            "hard_mask(probability, index, model.activation) & valid",
+            "hard_mask(probability, index, model.activation)",
+            "nothing outside the valid pixels",
+        ),
+    ),
+    *_of(
+        "model",
+        (
+            "module.training = False",
+            "module.training = module.training",
+            "dropout and batch statistics are off",
+        ),
+        (
+            "for module in training:\n            module.training = True",
+            "for module in training[1:]:\n            module.training = True",
+            "each module gets its own mode back",
+        ),
+        (
+            "torch.cat([torch.zeros_like(logits), logits], dim=1)",
+            "torch.cat([-logits, logits], dim=1)",
+            "[0, z], whose softmax is the sigmoid of z",
+        ),
+        (
+            "(images - self.mean) / self.std",
+            "images / self.std - self.mean",
+            "the mean is in image units",
+        ),
+        (
+            "scores.clamp_min(torch.finfo(scores.dtype).tiny).log()",
+            "scores.clamp_min(torch.finfo(scores.dtype).tiny)",
+            "a class map of queries is a logarithm",
+        ),
+    ),
+    *_of(
+        "capture",
+        (
+            "return put_back(grid.clone())",
+            "return put_back(grid)",
+            "in-place steps behind the layer",
+        ),
+        (
+            "if torch.is_grad_enabled() and not grid.requires_grad:",
+            "if torch.is_grad_enabled():",
+            "a layer behind another stays in its graph",
+        ),
+        (
+            "if slope is None else slope",
+            "if slope is None else slope / len(slope)",
+            "a picture's gradients do not depend on the batch",
+        ),
+        (
+            "yield found\n    finally:\n        for handle in handles:",
+            "yield found\n    finally:\n        for handle in handles[1:]:",
+            "hooks are removed",
+        ),
+        (
+            "put is not None and runs == last",
+            "put is not None and runs == 1",
+            "a layer that runs twice is replaced in its last run",
+        ),
+        ("return put.clone() if", "return put if", "in-place steps behind a replaced layer"),
+        (
+            "same = bool(before) and before == _versions(given)",
+            "same = bool(before)",
+            "a module that changes its input in place is run again",
+        ),
+        (
+            "self._results.append((module, _each(result, Tensor.clone)))",
+            "self._results.append((module, result))",
+            "in-place steps behind a result that is handed out again",
+        ),
+    ),
+    *_of(
+        "explain",
+        ("else resized / resized.max()", "else resized / resized.sum()", "the maximum is 1"),
+        ("positive = raw.relu()", "positive = raw.abs()", "what speaks against is not shown"),
+        (
+            "if high - positive.min() <= FLAT * high:",
+            "if high - positive.min() <= 0:",
+            "a map of rounding noise is constant",
+        ),
+        (
+            'interpolate(layered, size=size, mode="bilinear", align_corners=False)',
+            'interpolate(layered, size=size, mode="bilinear", align_corners=True)',
+            "half-pixel centres",
+        ),
+        (
+            "positive = _min_max(positive)",
+            "positive = positive / positive.max()",
+            "published maps are min-maxed at the layer's size",
+        ),
+        (
+            "shifted / (1e-7 + shifted.max())",
+            "shifted / (1e-2 + shifted.max())",
+            "the published eps",
+        ),
+        ("elif high < 1e-12 or high > 1e12:", "elif high < 0:", "maps of tiny and of huge numbers"),
+        (
+            "if size[0] < raw.shape[0] or size[1] < raw.shape[1]:",
+            "if size[0] < 0:",
+            "a peak survives a smaller size",
+        ),
+        (
+            "if not torch.isfinite(raw).all():",
+            "if torch.isnan(raw).any():",
+            "infinity is no number either",
+        ),
+        (
+            '"mean": lambda maps: maps.mean(dim=0)',
+            '"mean": lambda maps: maps.median(dim=0).values',
+            "layers are averaged",
+        ),
+        (
+            "parts = [_resized(item.raw, item.size, preset)[0] for item in explanations]",
+            "parts = [item.heatmap() for item in explanations]",
+            "published maps are joined before the last scaling",
+        ),
+    ),
+    *_of(
+        "perturb",
+        ("region = heatmap > threshold", "region = heatmap >= threshold", "S > t is strict"),
+        (
+            "return ranks < round(level * total)",
+            "return ranks <= round(level * total)",
+            "exactly round(q |V|) pixels",
+        ),
+        (
+            "return ranks < round(level * total)",
+            "return ranks < int(level * total)",
+            "exactly round(q |V|) pixels",
+        ),
+        (
+            "total = heatmap.numel() if valid is None else int(valid.sum())",
+            "total = heatmap.numel()",
+            "the share is of the valid pixels",
+        ),
+        (
+            '"background_only": lambda region, target: ~region',
+            '"background_only": lambda region, target: ~region | target',
+            "M1 removes the region whole",
+        ),
+        (
+            '"highlighted_only": lambda region, target: region',
+            '"highlighted_only": lambda region, target: region | target',
+            "M2 keeps the region alone",
+        ),
+        (
+            '"highlighted_and_target": lambda region, target: region | target',
+            '"highlighted_and_target": lambda region, target: region & target',
+            "M3 keeps both",
+        ),
+        (
+            "torch.where(keep[:, None], images, baseline)",
+            "images * keep[:, None] + baseline * ~keep[:, None]",
+            "NaN in removed pixels cannot leak",
+        ),
+        (
+            "order = shuffled[torch.argsort(flat[shuffled], descending=True, stable=True)]",
+            "order = torch.argsort(flat, descending=True, stable=True)",
+            "ties are not taken from the top left",
+        ),
+        ("flat, -math.inf)", "flat, math.inf)", "invalid pixels come last"),
+        (
+            "ground = valid & ~dilate(roofs, OUTLINE)",
+            "ground = valid & ~roofs",
+            "eaves and shadows are no background",
+        ),
+        (
+            "limit = probability[valid].float().sort().values",
+            "limit = probability[valid].float().sort(descending=True).values",
+            "the least likely pixels are the background",
+        ),
+        (
+            "mean = clean.image[:, clean.valid].mean(dim=1)",
+            "mean = clean.image.flatten(1).mean(dim=1)",
+            "nodata has no part in the mean",
+        ),
+        (
+            "if bool((low >= 0).all()) and bool((high <= 1).all()):",
+            "if bool((high >= low).all()):",
+            "noise in the raster's own units",
+        ),
+        (
+            "source = clean.image[:, clean.background]",
+            "source = clean.image[:, clean.valid]",
+            "the texture is made of background",
+        ),
+        (
+            "return restored.clamp(low, high)",
+            "return restored",
+            "no fill leaves the picture's range",
+        ),
+        (
+            "(std[:, None, None] / soft_std.clamp(min=1e-12))",
+            "(std[:, None, None] / std[:, None, None])",
+            "the deviation is restored after the blur",
+        ),
+        (
+            "kernel = torch.exp(-0.5 * (steps / sigma) ** 2)",
+            "kernel = torch.exp(-((steps / sigma) ** 2))",
+            "sigma is the deviation of the Gaussian",
+        ),
+        (
+            "max(clean.image.shape[-2:]) / 32",
+            "min(clean.image.shape[-2:]) / 32",
+            "sigma is 1/32 of the longer side",
+        ),
+    ),
+    *_of(
+        "measures",
+        (
+            "lambda inside: inside[:, bound.class_index].mean(dim=1)",
+            "lambda inside: inside[:, bound.class_index].median(dim=1).values",
+            "confidence is a mean",
+        ),
+        (
+            "return spread / math.log(inside.shape[1])",
+            "return spread / math.log(2)",
+            "entropy is a share of log C",
+        ),
+        (
+            "torch.special.entr(chance) + torch.special.entr(1 - chance)",
+            "2 * torch.special.entr(chance)",
+            "binary entropy has two terms",
+        ),
+        (
+            "/ math.log2(p.shape[1]) / pixels",
+            "/ math.log2(p.shape[1]) / inside.shape[-1]",
+            "published entropy is over all pixels",
+        ),
+        (
+            "/ math.log2(p.shape[1]) / pixels",
+            "/ pixels",
+            "published entropy is over log2 C",
+        ),
+        ("torch.log2(chance + 1e-30)", "torch.log2(chance + 1e-3)", "the published guard"),
+        (
+            "region=truth & bound.valid",
+            "region=truth",
+            "published entropy stays within the valid pixels",
+        ),
+        (
+            "lambda inside: _decided(inside, bound).double().mean(dim=1)",
+            "lambda inside: (inside[:, bound.class_index] > 0.5).double().mean(dim=1)",
+            "kept is decided by argmax",
+        ),
+        (
+            "(_uncertainty(inside, bound) * still).sum(dim=1) / still.sum(dim=1)",
+            "(_uncertainty(inside, bound) * still).mean(dim=1)",
+            "the mean is over the kept pixels",
+        ),
+        (
+            "(still * (1 - _uncertainty(inside, bound))).mean(dim=1)",
+            "(1 - still * _uncertainty(inside, bound)).mean(dim=1)",
+            "a collapsed prediction has no certainty",
+        ),
+        (
+            '_overlap(p, bound, _required(truth, "iou"))',
+            "_overlap(p, bound, bound.prediction)",
+            "IoU is with the truth",
+        ),
+        (
+            "both, either, _ = _overlap(p, bound, bound.prediction)",
+            "both, either, _ = _overlap(p, bound, bound.region)",
+            "IoU with the clean prediction, not with R",
+        ),
+        ("return 2 * both / total", "return both / total", "Dice of equal masks is 1"),
+        (
+            "hard_mask(p, bound.class_index, bound.activation) & bound.valid",
+            "hard_mask(p, bound.class_index, bound.activation)",
+            "nothing outside the valid pixels",
+        ),
+        (
+            "other = other & bound.valid",
+            "other = other.clone()",
+            "nothing outside the valid pixels",
+        ),
+        ("return both, total - both, total", "return both, total, total", "the union counts once"),
+        (
+            "return read(p[:, :, bound.region[0]].double())",
+            "return read(p[:, :, bound.region[0]])",
+            "float64 decides",
+        ),
+    ),
+]
+
+
+def preload() -> None:
+    """Import once what the tests need beside the package: a fork then starts in no time."""
+    for name in ("segproof", "segproof.testing", "hypothesis.extra.numpy", "sklearn.metrics"):
+        importlib.import_module(name)
+    for name in [name for name in sys.modules if name.split(".")[0] == "segproof"]:
+        del sys.modules[name]
+
+
+def attempt(mutant: Mutant, folder: Path) -> NoReturn:
+    """In a process of its own: the tests of the module, on a copy of the package with the fault."""
+    code = BROKEN
+    try:
+        copy = folder / "src"
+        shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+        path = copy / "segproof" / f"{mutant.file}.py"
+        path.write_text(mutant.apply(path.read_text(encoding="utf-8")), encoding="utf-8")
+        with (folder / "said").open("w") as said:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+        sys.path.insert(0, str(copy))
+        sys.dont_write_bytecode = True
+        # plain: what is imported already cannot have its asserts rewritten
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--assert=plain"]
+        tests = [str(ROOT / "tests" / f"{name}.py") for name in TESTS[mutant.file]]
+        found = int(pytest.main([f"--rootdir={ROOT}", *options, *tests]))
+        used = str(getattr(sys.modules.get(f"segproof.{mutant.file}"), "__file__", ""))
+        code = found if used == str(path) else BROKEN
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def outcome_of(code: int) -> Outcome:
+    """What an exit code says: 0 all passed, 1 a test failed; anything else shows nothing."""
+    return {0: "survived", 1: "killed", -signal.SIGKILL: "timed out"}.get(code, "broken")  # type: ignore[return-value]
+
+
+def run_all(mutants: list[Mutant], jobs: int, folder: Path) -> Iterator[tuple[int, Outcome, str]]:
+    """The place of each mutant in the list, what came of it, and what the tests said."""
+    waiting = deque(enumerate(mutants))
+    running: dict[int, tuple[int, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            place, mutant = waiting.popleft()
+            own = folder / str(place)
+            own.mkdir()
+            child = os.fork()
+            if not child:
+                attempt(mutant, own)
+            running[child] = (place, time.monotonic())
+        for child, (_, since) in running.items():
+            if time.monotonic() - since > LIMIT:
+                os.kill(child, signal.SIGKILL)
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if not child:
+            time.sleep(0.05)
+            continue
+        place, _ = running.pop(child)
+        said = (folder / str(place) / "said").read_text(encoding="utf-8", errors="replace")
+        shutil.rmtree(folder / str(place))
+        yield (
+            place,
+            outcome_of(os.waitstatus_to_exitcode(status)),
+            "\n".join(said.splitlines()[-8:]),
+        )
+
+
+def chosen(only: str | None) -> list[Mutant]:
+    """The mutants whose number, module or text holds `only`; all without it."""
+    if only is None:
+        return MUTANTS
+    if only.isdecimal():
+        return [MUTANTS[int(only)]]
+    if only in TESTS:
+        return [m for m in MUTANTS if m.file == only]
+    return [m for m in MUTANTS if only in m.old + m.new + m.why]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run them and print a line each, then the counts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="a number, a module, or part of a mutant's text")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    given = parser.parse_args(arguments)
+    mutants, start = chosen(given.only), time.monotonic()
+    for mutant in mutants:  # stale ones stop everything, before minutes are spent
+        mutant.apply((SOURCE / "segproof" / f"{mutant.file}.py").read_text(encoding="utf-8"))
+    sys.path[:0] = [str(SOURCE)]
+    preload()
+    sys.path.remove(str(SOURCE))
+    counts: Counter[Outcome] = Counter()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        for place, outcome, said in run_all(mutants, given.jobs, Path(folder)):
+            mutant = mutants[place]
+            counts[outcome] += 1
+            print(f"{outcome:10}{MUTANTS.index(mutant):4} {mutant.file}: {mutant.why}", flush=True)
+            if outcome != "killed":
+                print(f"  {mutant.old}\n  {mutant.new}\n{said}", flush=True)
+    others = "".join(f"; {n} {outcome}" for outcome, n in counts.items() if outcome != "killed")
+    seconds = time.monotonic() - start
+    print(f"{counts['killed']} of {len(mutants)} killed{others} ({seconds:.0f} s)")
+    return int(counts["killed"] != len(mutants))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
