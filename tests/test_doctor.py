@@ -104,7 +104,7 @@ def test_the_shipped_network_is_well() -> None:
     found = findings(model, (96, 96))
     assert facts(model, image) == before
     assert {name: item.verdict for name, item in found.items()} == dict.fromkeys(
-        ("network", "forward", "sizes", "classes", "layers", "maps", "speed"), "ok"
+        ("network", "forward", "sizes", "classes", "layers", "maps", "behaviour", "speed"), "ok"
     )
     assert "3 bands in, classes background, building" in found["network"].text
     assert "a tensor (1, 1, 96, 96)" in found["forward"].text
@@ -179,6 +179,13 @@ def test_a_class_that_no_layer_matters_for() -> None:
     assert "one class everywhere" in found["classes"].text
     assert found["maps"].verdict == "problem"
     assert "all_zero" in found["maps"].text
+
+
+def test_a_network_that_depends_on_its_batch() -> None:
+    model = SegmentationModel(Says(lambda x: x - x.mean(dim=0)), classes=CLASSES)
+    found = findings(model)["behaviour"]
+    assert found.verdict == "problem"
+    assert "batch" in found.text
 
 
 def test_saturated_probabilities() -> None:

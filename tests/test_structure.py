@@ -36,6 +36,7 @@ ORDER = [
     "plot",
     "report",
     "terminal",
+    "specimens",
     "testing",
     "doctor",
     "cli",

@@ -19,6 +19,7 @@ from segproof.model import SegmentationModel, describe, evaluating, probabilitie
 from segproof.perturb import random_blobs, seeded
 from segproof.scenes import scene
 from segproof.target import Target, hard_mask
+from segproof.testing import check_model
 
 __all__ = ["Finding", "LayerFacts", "diagnose", "example_picture", "layer_facts"]
 
@@ -145,6 +146,7 @@ def diagnose(
     known = model.layers((image.shape[-2], image.shape[-1]), image.shape[0])
     yield _about_layers(known)
     yield from _about_maps(model, image, chosen, known)
+    yield _about_behaviour(model, image)
     seen = queries(model, image)
     if seen:
         listed = "; ".join(
@@ -291,6 +293,21 @@ def _about_maps(
         )
     else:
         yield Finding("ok", "maps", text)
+
+
+def _about_behaviour(model: SegmentationModel, image: Tensor) -> Finding:
+    """Repeats itself, treats a batch as its pictures, and is left as it was (`testing`)."""
+    asked = ("repeat", "batch", "mode", "untouched")
+    found = [check for check in check_model(model, image).checks if check.name in asked]
+    failed = [check.detail for check in found if check.status == "failed"]
+    if failed:
+        return Finding(
+            "problem",
+            "behaviour",
+            "; ".join(failed),
+            "explanations and studies need a network that depends on nothing but its picture",
+        )
+    return Finding("ok", "behaviour", "; ".join(check.detail for check in found))
 
 
 def _has(aliases: dict[str, Layer], alias: str) -> bool:
