@@ -33,10 +33,10 @@ BROKEN = 99  # exit code of a run that shows nothing
 # the most specific tests of each module, first first
 TESTS = {
     "cam": ["test_cam"],
-    "target": ["test_target", "test_capture"],
+    "target": ["test_regions", "test_target", "test_capture"],
     "model": ["test_model", "test_adapters", "test_capture"],
     "capture": ["test_capture"],
-    "explain": ["test_explain", "test_cam"],
+    "explain": ["test_explain", "test_regions", "test_cam"],
     "perturb": ["test_perturb"],
     "measures": ["test_measures"],
 }
@@ -590,6 +590,116 @@ MUTANTS: list[Mutant] = [
             "return read(p[:, :, bound.region[0]].double())",
             "return read(p[:, :, bound.region[0]])",
             "float64 decides",
+        ),
+    ),
+    # --- regions, methods without a layer, flips and turns, padding
+    *_of(
+        "target",
+        (
+            'if self.kind == "fp":\n            return prediction & ~known',
+            'if self.kind == "fp":\n            return known & ~prediction',
+            "false alarms are predicted",
+        ),
+        ("structure=np.ones((3, 3))", "structure=None", "corners join objects"),
+        ("np.argsort(-sizes", "np.argsort(sizes", "object 1 is the largest"),
+        (
+            "dilate(source, width) & dilate(~source, width) & valid",
+            "dilate(source, width) & ~source & valid",
+            "a ring lies on both sides",
+        ),
+        (
+            "found[:, top:bottom, left:right] = True",
+            "found[:, left:right, top:bottom] = True",
+            "X goes right, Y down",
+        ),
+        ("found[:, y, x] = True", "found[:, y - 1, x] = True", "points are where they are said"),
+        (
+            "return logits[:, index] - logits[:, self.rival]",
+            "return logits[:, self.rival] - logits[:, index]",
+            "the rival is subtracted",
+        ),
+        ("return found & valid", "return found", "boxes and points hold valid pixels only"),
+        (
+            "known = prediction if truth is None else truth & valid",
+            "known = prediction if truth is None else truth",
+            "the truth counts where pixels are valid",
+        ),
+    ),
+    *_of(
+        "cam",
+        (
+            "total / torch.where(usable, seen, 1.0) - mean",
+            "total / torch.where(usable, seen, 1.0)",
+            "RISE is centred in strict",
+        ),
+        ("found.append(total / (masks * keep))", "found.append(total / masks)", "published RISE"),
+        ("grid = torch.rand(cells + 1", "grid = torch.rand(cells", "RISE's grids are shifted"),
+        (
+            "torch.where(hidden.to(image.device), base, image)",
+            "torch.where(hidden.to(image.device), image, base)",
+            "occlusion hides the window",
+        ),
+        ("found.append(drops / count)", "found.append(drops)", "occlusion averages windows"),
+        (
+            "drop = whole - bound.score(model(shown).double())",
+            "drop = bound.score(model(shown).double()) - whole",
+            "occlusion is positive where Y falls",
+        ),
+        (
+            "*range(0, side - window + 1, stride), side - window}",
+            "*range(0, side - window + 1, stride)}",
+            "the last windows end at the edge",
+        ),
+        (
+            "return lost * left / size, 1",
+            "return lost / size, 1",
+            "KWC weighs by the lone channel too",
+        ),
+        (
+            "weighted = _weighted_sum(torch.stack(rows).to(activation), activation.abs())",
+            "weighted = _weighted_sum(torch.stack(rows).to(activation), activation)",
+            "KWC sums absolute activations",
+        ),
+    ),
+    *_of(
+        "explain",
+        (
+            "raws[place].append(turn.undo(item.raw))",
+            "raws[place].append(turn.apply(item.raw))",
+            "maps are turned back",
+        ),
+        (
+            "baseline=turn.apply(clean.baseline)",
+            "baseline=clean.baseline",
+            "the fill is turned with the picture",
+        ),
+        (
+            "bound = _map_masks(clean.bound, turn.apply)",
+            "bound = _map_masks(clean.bound, turn.undo)",
+            "the region is turned with the picture",
+        ),
+        (
+            "valid = pad_below(valid, padding)",
+            "valid = torch.ones(image.shape[-2:], dtype=torch.bool)",
+            "padding is not valid",
+        ),
+        (
+            'return pad(image, (0, right, 0, bottom), mode="replicate")',
+            'return pad(image, (right, 0, bottom, 0), mode="replicate")',
+            "pictures are continued below and to the right",
+        ),
+        (
+            "        if size < min_area:\n            return",
+            "        if size <= min_area:\n            return",
+            "objects of the smallest size count",
+        ),
+    ),
+    *_of(
+        "capture",
+        (
+            "retain_graph=keep",
+            "retain_graph=False",
+            "one pass serves many targets",
         ),
     ),
 ]

@@ -35,6 +35,7 @@ from segproof.capture import Capture, capture
 from segproof.errors import ModelError, SegproofError
 from segproof.explain import Explanation, fuse, normalise
 from segproof.model import SegmentationModel
+from segproof.perturb import seeded
 from segproof.target import BoundTarget, Target
 from sideeffects import Fails, facts, unsettle
 from toys import LAYERS, Shallow, toy_images, toy_model, toy_truth
@@ -931,6 +932,17 @@ def test_rise_masks_are_smooth_random_and_seeded() -> None:
     other = torch.stack(list(rise_masks((20, 13), **how, seed=2)))
     assert torch.equal(masks, again)
     assert not torch.equal(masks, other)
+
+
+def test_rise_masks_are_shifted_grids_of_one_cell_more() -> None:
+    """Literally: 3 + 1 cells of 4 x 3 px a side, upsampled, cut out at a random place."""
+    generator = seeded("rise", 5)
+    for found in rise_masks((11, 9), masks=3, cells=3, keep=0.5, seed=5):
+        grid = (torch.rand(4, 4, generator=generator) < 0.5).double().numpy()
+        top = int(torch.randint(4, (1,), generator=generator))
+        left = int(torch.randint(3, (1,), generator=generator))
+        wide = reference.resize(grid, (16, 12), align_corners=False)
+        np.testing.assert_allclose(found, wide[top : top + 11, left : left + 9], atol=1e-6)
 
 
 def test_rise_sees_what_matters() -> None:

@@ -22,13 +22,14 @@ from segproof.explain import (
     DEFAULT_FILLS,
     SYMMETRIES,
     Explanation,
+    Symmetry,
     explain,
     explain_all,
     fuse,
     normalise,
 )
 from segproof.model import SegmentationModel
-from segproof.perturb import FILLS
+from segproof.perturb import FILLS, Fill
 from segproof.target import Target
 from sideeffects import Fails, facts, unsettle
 from toys import ToyNet, toy_images, toy_model, toy_truth
@@ -624,8 +625,14 @@ def test_smooth_is_the_mean_of_the_maps_of_turned_pictures(
     image = toy_images(3, side=24)[0][:, : size[0], : size[1]]
     with torch.no_grad():
         region = model(image[None]).argmax(dim=1)[0] == 1
-    how: dict[str, Any] = {"method": method, "layer": "decoder:2", "fill": "black"}
-    smooth = explain(model, image, target=ROOF, smooth=True, **how)
+    base = toy_images(9, side=24)[0][:, : size[0], : size[1]]
+
+    def fill(turn: Symmetry) -> Fill:
+        """The same picture in place of hidden pixels, turned with what is shown."""
+        return lambda images, keep: torch.where(keep[:, None], images, turn.apply(base))
+
+    how: dict[str, Any] = {"method": method, "layer": "decoder:2"}
+    smooth = explain(model, image, target=ROOF, smooth=True, fill=fill(SYMMETRIES[0]), **how)
     turns = SYMMETRIES if size[0] == size[1] else SYMMETRIES[:4]
     maps = []
     for turn in turns:
@@ -634,6 +641,7 @@ def test_smooth_is_the_mean_of_the_maps_of_turned_pictures(
             turn.apply(image),
             target=Target("roof", "truth"),
             truth=turn.apply(region),
+            fill=fill(turn),
             **how,
         )
         raw = turned.raw

@@ -288,6 +288,11 @@ def test_objects_of_what() -> None:
         model, image, methods=["grad_cam"], layers=["decoder:1"], target=Target(1), min_area=82
     )
     assert list(big) == []
+    # parts of 81, 80, 55, ... px: the smallest size counts
+    two = explain_objects(
+        model, image, methods=["grad_cam"], layers=["decoder:1"], target=Target(1), min_area=80
+    )
+    assert len(list(two)) == 2
 
 
 def test_places_of_one_picture_are_no_region_of_a_study() -> None:
