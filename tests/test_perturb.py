@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.filters import threshold_otsu
 from torch import Tensor
 
 import reference
@@ -21,7 +24,10 @@ from segproof.perturb import (
     background_of,
     binarise,
     keep_mask,
+    largest_square,
     make_fill,
+    membrane,
+    otsu_threshold,
     perturb,
     random_blobs,
     rank_pixels,
@@ -330,3 +336,151 @@ def test_random_blobs_are_smooth_and_seeded() -> None:
     assert (float(one.min()), float(one.max())) == (0, 1)
     # sigma = 2 px: neighbours correlate by exp(-1/16), so differ by 0.28 deviations
     assert 0.2 * one.std() < one.diff(dim=0).abs().mean() < 0.4 * one.std()
+
+
+# --- by mass and by Otsu --------------------------------------------------------------------------
+def test_mass_by_hand() -> None:
+    """4 + 3 + 2 + 1: half of it is 5, which needs the two highest; 0.7 is 7, exactly two."""
+    S = torch.tensor([[0.1, 0.4], [0.3, 0.2]])
+    assert binarise(S, mass=0.39).tolist() == [[False, True], [False, False]]
+    assert binarise(S, mass=0.5).tolist() == [[False, True], [True, False]]
+    assert binarise(S, mass=0.7).tolist() == [[False, True], [True, False]]
+    assert binarise(S, mass=0.71).tolist() == [[False, True], [True, True]]
+    valid = torch.tensor([[True, False], [True, True]])
+    assert binarise(S, mass=0.5, valid=valid).tolist() == [[False, False], [True, False]]
+    assert not binarise(torch.zeros(3, 3), mass=0.5).any()
+
+
+@settings(max_examples=60)
+@given(SEEDS, LEVELS, st.integers(0, 6))
+def test_mass_is_the_smallest_set(seed: int, level: float, steps: int) -> None:
+    S, valid = heat(seed, steps=steps), some(seed + 1)
+    region = binarise(S, mass=level, valid=valid, seed=seed)
+    total = float(S[valid].double().sum())
+    if not total:
+        assert not region.any()
+        return
+    held = float(S[region].double().sum())
+    assert not (region & ~valid).any()
+    assert held >= level * total * (1 - 1e-9)
+    assert held - float(S[region].min()) < level * total * (1 + 1e-9)
+    rest = valid & ~region
+    assert not rest.any() or S[region].min() >= S[rest].max()
+
+
+def test_otsu_by_hand() -> None:
+    """Two heaps, at 0.15 and at 0.85: every edge between them parts them, the first is taken."""
+    S = torch.tensor([[0.15, 0.15, 0.85], [0.15, 0.85, 0.85]])
+    assert otsu_threshold(S, bins=10) == pytest.approx(0.2)
+    assert torch.equal(binarise(S, otsu=True), S > 0.5)
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    assert not binarise(S, otsu=True, valid=valid & (S > 2)).any()
+
+
+@settings(max_examples=60)
+@given(SEEDS)
+def test_otsu_is_the_literal_maximum(seed: int) -> None:
+    S, valid = heat(seed) ** 3, some(seed + 1)
+    values = S[valid].double().numpy()
+    spread = []
+    for edge in range(1, 257):
+        above, below = values[values > edge / 256], values[values <= edge / 256]
+        if len(above) and len(below):
+            spread.append(len(above) * len(below) * (above.mean() - below.mean()) ** 2)
+        else:
+            spread.append(0.0)
+    found = otsu_threshold(S, valid)
+    assert spread[round(found * 256) - 1] == pytest.approx(max(spread), rel=1e-12)
+    # scikit-image's bins span the values, ours [0, 1]: nearly the same parting
+    skimage: Any = threshold_otsu
+    theirs = float(skimage(values, nbins=2048))
+    assert abs(theirs - found) < 0.1
+    above = values[values > theirs]
+    parting = len(above) * (len(values) - len(above))
+    parting *= (above.mean() - values[values <= theirs].mean()) ** 2
+    assert parting <= max(spread) * 1.02
+
+
+# --- fills that meet what is kept -----------------------------------------------------------------
+def test_membrane_of_simple_pictures() -> None:
+    known = some(3, 24)
+    known[4:15, 6:18] = False
+    flat = torch.full((2, 24, 24), 0.3, dtype=torch.float64)
+    assert (membrane(torch.where(known, flat, torch.nan), known) - flat).abs().max() < 1e-12
+    slope = torch.arange(24.0).double().expand(1, 24, 24) / 24
+    found = membrane(torch.where(known, slope, torch.nan), known)
+    assert torch.equal(found[:, known], slope[:, known])
+    hole = ~known
+    assert (found - slope)[:, hole].abs().max() < 0.25  # 12 px wide: half of it would be a step
+    one = torch.zeros(24, 24, dtype=torch.bool)
+    one[20, 3] = True
+    lone = membrane(slope, one)
+    assert (lone - slope[0, 20, 3]).abs().max() < 1e-12
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.integers(5, 33), st.integers(5, 33))
+def test_membrane_stays_between_what_is_known(seed: int, height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(3, height, width, generator=generator, dtype=torch.float64)
+    known = torch.rand(height, width, generator=generator) < 0.2
+    known[seed % height, seed % width] = True
+    found = membrane(torch.where(known, image, torch.nan), known)
+    assert torch.equal(found[:, known], image[:, known])
+    for band in range(3):
+        low, high = image[band, known].min(), image[band, known].max()
+        assert found[band].min() >= low - 1e-12
+        assert found[band].max() <= high + 1e-12
+
+
+@settings(max_examples=60)
+@given(SEEDS, st.integers(1, 9), st.integers(1, 12))
+def test_largest_square(seed: int, height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(height, width, generator=generator) < 0.8
+    if not mask.any():
+        return
+    rows, columns = largest_square(mask)
+    square = mask[rows, columns]
+    assert square.shape[0] == square.shape[1] >= 1
+    assert square.all()
+    # squares have a middle pixel: of odd sides none is larger
+    side = square.shape[0] + 2
+    for top in range(height - side + 1):
+        for left in range(width - side + 1):
+            assert not mask[top : top + side, left : left + side].all()
+
+
+@pytest.mark.parametrize("name", ["inpaint", "borrowed"])
+def test_seamless_fills_have_no_outline(name: str) -> None:
+    """Across the edge of what is removed the picture steps no more than inside of it."""
+    given_clean = clean(3, 48)
+    # a picture with a slope, that plain ground of one shade would meet with a step
+    slope = torch.linspace(0, 0.8, 48, dtype=torch.float64).expand(3, 48, 48)
+    image = slope + 0.02 * given_clean.image
+    ground = torch.zeros(48, 48, dtype=torch.bool)
+    ground[:, :12] = True
+    tile = Clean(image, given_clean.neutral, ground, torch.ones_like(ground), seeded("x"))
+    keep = torch.ones(1, 48, 48, dtype=torch.bool)
+    keep[:, 14:34, 20:44] = False
+    found = make_fill(name, tile)(image[None], keep)[0]
+    edge = dilate(~keep[0], 1) & keep[0]
+    inside = ~keep[0] & dilate(keep[0], 1)
+    step = (found[:, edge].mean() - found[:, inside].mean()).abs()
+    plain = make_fill("background_texture", tile)(image[None], keep)[0]
+    assert (plain[:, edge].mean() - plain[:, inside].mean()).abs() > 0.3
+    assert step < 0.06
+    assert found[:, ~keep[0]].std() > 0.005  # and it is no plain slope
+
+
+def test_borrowed_ground_is_the_donors() -> None:
+    tile = clean(3, 16)
+    patch = torch.arange(12.0, dtype=torch.float64).view(1, 3, 4).expand(3, 3, 4) / 12
+    tile = replace(tile, donor=patch)
+    nothing = torch.zeros(1, 16, 16, dtype=torch.bool)
+    found = make_fill("borrowed", tile)(tile.image[None], nothing)[0]
+    low = tile.image.amin(dim=(1, 2))[:, None, None]
+    high = tile.image.amax(dim=(1, 2))[:, None, None]
+    assert torch.equal(found[:, :3, :4], patch.clamp(low, high))
+    assert torch.equal(found[:, 3:6, 4:8], patch.flip((1, 2)).clamp(low, high))
+    assert torch.equal(found[:, 12:15, 8:12], patch.clamp(low, high))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from segproof import (
     StudyError,
     Target,
     UnknownNameError,
+    binarise,
     explain,
     load_model,
     probabilities,
@@ -35,11 +37,11 @@ from segproof.cam import METHODS, occlusion_windows
 from segproof.errors import ModelError
 from segproof.explain import clean_of, explain_all
 from segproof.load import demo_model_spec, save_model
-from segproof.perturb import FILLS, make_fill
+from segproof.perturb import FILLS, Fill, make_fill
 from segproof.results import COLUMNS
 from segproof.scenes import write_scenes
 from segproof.target import Region
-from segproof.trial import RANDOM_SEEDS, edges, study_tile
+from segproof.trial import KINDS, RANDOM_SEEDS, _donor, choose_fills, edges, study_tile
 
 REQUIRED = [
     *("sample", "method", "layer", "binarisation", "level", "strategy", "reference", "fill"),
@@ -104,9 +106,10 @@ def test_rows_are_the_literal_formulas(
     checked = 0
     every = np.ones(truth.shape, dtype=bool)
     before = _probability(network, image.numpy())
-    baselines = {
-        fill: _baseline(network, image, truth, target, fill, sample["id"]) for fill in fills
+    made_fills = {
+        fill: _fill(network, image, truth, target, fill, results, tiles) for fill in fills
     }
+    keep: Any
     for (method, layer), part in rows.groupby(["method", "layer"]):
         how: dict[str, Any] = {"method": method, "layer": layer}
         made = explain(network, image, target=target, truth=truth, **how)
@@ -123,9 +126,13 @@ def test_rows_are_the_literal_formulas(
                 assert inside >= outside
                 if inside == outside:
                     continue  # ties at the edge are broken by the study's own seed
-            x = reference.shown(
-                row.strategy, region, truth.numpy(), image.numpy(), baselines[row.fill]
-            )
+            keep = {
+                "background_only": ~region,
+                "highlighted_only": region,
+                "highlighted_and_target": region | truth.numpy(),
+            }[row.strategy]
+            b = made_fills[row.fill](image[None], torch.from_numpy(keep)[None])[0].numpy()
+            x = reference.shown(row.strategy, region, truth.numpy(), image.numpy(), b)
             p = _probability(network, x)
             expected = {
                 "area": region.mean(),
@@ -161,17 +168,22 @@ def _seen(
     return capture(network, image[None], target, [], truth[None], gradients=False)
 
 
-def _baseline(
+def _fill(
     network: SegmentationModel,
     image: torch.Tensor,
     truth: torch.Tensor,
     target: Target,
     fill: str,
-    name: str,
-) -> Any:
-    clean = clean_of(_seen(network, image, truth, target), network, truth, seed=(0, name, fill))
-    nothing = torch.zeros(1, *truth.shape, dtype=torch.bool)
-    return make_fill(fill, clean)(image[None], nothing)[0].double().numpy()
+    results: Results,
+    tiles: Path,
+) -> Fill:
+    """The study's fill of its first tile, with a patch of the next tile that has one."""
+    data = FolderDataset(tiles)
+    plan = Study.of(data=str(tiles), **SMALL)._resolved(network, data)
+    donor = _donor(replace(plan, fills=tuple(results.manifest["fills"])), network, data, 0)
+    seed = (0, data.ids[0], fill)
+    seen = _seen(network, image, truth, target)
+    return make_fill(fill, clean_of(seen, network, truth, seed=seed, donor=donor))
 
 
 def test_the_command_of_a_study_makes_it_again(tiles: Path) -> None:
@@ -256,7 +268,62 @@ def test_strict_takes_valid_fills(strict: Results) -> None:
     for fill in strict.manifest["fills"]:
         assert validity[fill]["valid"] == (validity[fill]["mean_drop"] >= 0.5)
     passing = [fill for fill in FILLS if validity[fill]["valid"]]
-    assert strict.manifest["fills"][: len(passing)] == passing[:2]
+    # the least artificial one, and the next of another kind
+    assert strict.manifest["fills"] == ["background_texture", "borrowed"]
+    assert passing[:3] == ["background_texture", "inpaint", "borrowed"]
+
+
+def test_fills_are_chosen_of_two_kinds() -> None:
+    study = Study.of(model="smp:x", data="y", **{"class": "building"})
+
+    def chosen(*good: str) -> tuple[str, ...]:
+        drops = {fill: 0.1 + 0.01 * place for place, fill in enumerate(FILLS)}
+        drops |= dict.fromkeys(good, 0.8)
+        return choose_fills(study, {fill: {"mean_drop": drop} for fill, drop in drops.items()})
+
+    assert set(KINDS) == set(FILLS)
+    assert chosen(*FILLS) == ("background_texture", "borrowed")
+    assert chosen("inpaint", "background_texture", "noise") == ("background_texture", "noise")
+    assert chosen("inpaint", "background_texture") == ("background_texture", "inpaint")
+    assert chosen("black") == ("black", "noise")  # noise misleads the least of the others
+    assert chosen() == ("noise", "black")
+
+
+def test_masses_and_otsu_are_further_rows(tiles: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"masses": (0.5,), "otsu": True, "limit": 1, "thresholds": (), "areas": ()}
+    study = Study.of(data=str(tiles), **settings, controls=("random", "inverse"))
+    results = study.run(tmp_path / "run")
+    rows = results.rows[results.rows["method"].isin(("grad_cam", "eigen_cam"))]
+    assert set(rows["binarisation"]) == {"mass", "otsu"}
+    sample = FolderDataset(tiles)[0]
+    target = Target("building", region="truth")
+    for row in rows[rows["status"] == "ok"].itertuples():
+        made: Any = explain(
+            load_model(demo_model_spec()), sample["image"], method=str(row.method),
+            layer=str(row.layer), target=target, truth=sample["mask"] == 1,
+        )  # fmt: skip
+        how: dict[str, Any] = {"mass": 0.5} if row.binarisation == "mass" else {"otsu": True}
+        assert row.area == pytest.approx(
+            float(binarise(made.heatmap(), **how).float().mean()), abs=1e-3
+        )
+    assert len(results.rows) == study.plan().shown_per_tile
+    assert "--otsu" in study.command("x").split()
+
+
+def test_uniform_and_inverse_are_controls(strict: Results) -> None:
+    rows, fills = strict.rows, strict.manifest["fills"]
+    uniform = rows[rows["method"] == "control:uniform"]
+    assert len(uniform) == 2 * 2 * 3 * len(fills)
+    inverse = rows[rows["method"] == "control:inverse"]
+    maps = len(SMALL["methods"]) * len(SMALL["layers"])
+    assert len(inverse) == 2 * maps * 2 * len(fills)
+    assert set(inverse["strategy"]) == {"background_only"}
+    assert set(inverse["seed"]) == set(range(maps))
+    ok = inverse[inverse["status"] == "ok"]
+    methods = rows[(rows["method"] == "grad_cam") & (rows["binarisation"] == "area")]
+    removed = methods[methods["strategy"] == "background_only"]
+    # what a map does not highlight hurts less than what it does
+    assert ok["confidence"].mean() > removed["confidence"].mean() + 0.1
 
 
 def test_skipped_tiles_are_counted_with_their_reason(strict: Results) -> None:

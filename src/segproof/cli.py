@@ -54,12 +54,13 @@ DEMO_TILES: Final = 16
 DEMO_SIZE: Final = 224  # px; 67 m at 0.3 m: sixteen such tiles take about two minutes on two cores
 DEMO_SEED: Final = 77  # the shipped network was trained on other seeds
 
-_LEVELS: Final = ("thresholds", "areas")
+_LEVELS: Final = ("thresholds", "areas", "masses")
 _LISTS: Final[dict[str, Sequence[str]]] = {
     "methods": tuple(name for name in METHODS if name not in LAYERLESS),
     "layers": (),
     "thresholds": (),
     "areas": (),
+    "masses": (),
     "fills": tuple(FILLS),
     "controls": CONTROLS,
     "fuse": (),
@@ -315,6 +316,10 @@ def study(
     layers: Annotated[str | None, Parameter(help="Aliases or paths. [decoder:1,decoder:2]")] = None,
     thresholds: Annotated[str | None, Parameter(help="[0.1,0.2,0.3,0.4,0.5]")] = None,
     areas: Annotated[str | None, Parameter(help="Matched areas. [0.05,0.1,0.2,0.3]")] = None,
+    masses: Annotated[str | None, Parameter(help="Shares of a map's sum. [none]")] = None,
+    otsu: Annotated[
+        bool | None, Parameter(negative=(), help="Cut each map at Otsu's threshold too.")
+    ] = None,
     preset: Annotated[str | None, Parameter(help="strict or paper. [strict]")] = None,
     region: Annotated[
         str | None,
@@ -358,6 +363,8 @@ def study(
         "layers": _names(layers),
         "thresholds": _numbers(thresholds, "--thresholds"),
         "areas": _numbers(areas, "--areas"),
+        "masses": _numbers(masses, "--masses"),
+        "otsu": otsu,
         "preset": preset,
         "region": region,
         "space": space,

@@ -535,7 +535,12 @@ def _checked(values: object, name: str) -> Tensor:
 
 
 def clean_of(
-    seen: Capture, model: SegmentationModel, truth: Tensor | None, *, seed: tuple[object, ...]
+    seen: Capture,
+    model: SegmentationModel,
+    truth: Tensor | None,
+    *,
+    seed: tuple[object, ...],
+    donor: Tensor | None = None,
 ) -> Clean:
     """What fills may look at, from a capture of one picture."""
     bound = seen.bound
@@ -549,6 +554,7 @@ def clean_of(
         background=background_of(roofs, probability, bound.valid[0]),
         valid=bound.valid[0],
         generator=seeded("fill", *seed),
+        donor=donor,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 
 from segproof.errors import DataError, SegproofError, UnknownNameError
 from segproof.target import dilate
@@ -24,7 +24,10 @@ __all__ = [
     "Fill",
     "binarise",
     "keep_mask",
+    "largest_square",
     "make_fill",
+    "membrane",
+    "otsu_threshold",
     "perturb",
     "random_blobs",
     "rank_pixels",
@@ -60,6 +63,8 @@ def binarise(
     *,
     threshold: float | None = None,
     area: float | None = None,
+    mass: float | None = None,
+    otsu: bool = False,
     valid: Tensor | None = None,
     ranks: Tensor | None = None,
     seed: int = 0,
@@ -67,27 +72,53 @@ def binarise(
     """The highlighted region B, bool [H, W], of a heatmap S [H, W] in [0, 1].
 
     `threshold` t: S > t. `area` q: exactly round(q |V|) pixels, highest S first, ties in the order
-    of `seed`. `ranks` are those of `rank_pixels`, where one heatmap is cut at several areas.
+    of `seed`. `mass` m: the fewest pixels, in that order, that hold the share m of the sum of S.
+    `otsu`: S > the threshold that parts the valid pixels best (otsu1979threshold). `ranks` are
+    those of `rank_pixels`, where one heatmap is cut several times.
 
     Raises:
-        SegproofError: not exactly one of the two, or a level outside (0, 1).
+        SegproofError: not exactly one of the four, or a level outside (0, 1).
     """
-    given = {"threshold": threshold, "area": area}
+    given = {"threshold": threshold, "area": area, "mass": mass, "otsu": 0.5 if otsu else None}
     named = [(name, level) for name, level in given.items() if level is not None]
     if len(named) != 1:
         raise SegproofError(
-            f"{len(named)} ways to binarise", "threshold or area", "give one of them"
+            f"{len(named)} ways to binarise", "threshold, area, mass or otsu", "give one of them"
         )
     [(name, level)] = named
     if not 0 < level < 1:
         raise SegproofError(f"{name} {level}", "a number between 0 and 1", "check the level")
-    if threshold is not None:
-        region = heatmap > threshold
+    if name in ("threshold", "otsu"):
+        limit = level if name == "threshold" else otsu_threshold(heatmap, valid)
+        region = heatmap > limit
         return region if valid is None else region & valid
     if ranks is None:
         ranks = rank_pixels(heatmap, valid, seeded("ties", seed))
-    total = heatmap.numel() if valid is None else int(valid.sum())
-    return ranks < round(level * total)
+    if name == "area":
+        total = heatmap.numel() if valid is None else int(valid.sum())
+        return ranks < round(level * total)
+    counted = heatmap.double() if valid is None else heatmap.double() * valid
+    held = torch.zeros(heatmap.numel(), dtype=torch.float64, device=heatmap.device)
+    held[ranks.flatten()] = counted.flatten()
+    sums = held.cumsum(0)
+    # a hair less than the share: sums of float64 may end just below what they should reach
+    wanted = level * float(sums[-1]) * (1 - 1e-12)
+    return ranks < int((sums < wanted).sum()) + 1 if float(sums[-1]) > 0 else ranks < 0
+
+
+def otsu_threshold(heatmap: Tensor, valid: Tensor | None = None, *, bins: int = 256) -> float:
+    """The edge of `bins` equal steps of [0, 1] that makes the variance between the pixels of S
+    [H, W] above it and the others largest; the first of equals (otsu1979threshold).
+    """
+    values = (heatmap.flatten() if valid is None else heatmap[valid]).double().cpu().clamp(0, 1)
+    place = (values * bins).ceil().long().clamp(1, bins) - 1  # S > edge: a pixel on it is below
+    count = torch.bincount(place, minlength=bins).double()
+    total = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, values)
+    below, sums = count.cumsum(0), total.cumsum(0)
+    above = below[-1] - below
+    apart = sums / below.clamp(min=1) - (sums[-1] - sums) / above.clamp(min=1)
+    between = below * above * apart.square()
+    return (int(between.argmax()) + 1) / bins
 
 
 STRATEGIES: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
@@ -126,7 +157,7 @@ class Clean:
     """What a fill may look at: the clean picture, the network's zero, the background, a generator.
 
     `image` [B, H, W]; `neutral` [B or 1, 1, 1]; `background` bool [H, W], far from truth and
-    prediction; `valid` bool [H, W].
+    prediction; `valid` bool [H, W]; `donor` [B, h, w], a patch of another tile without the class.
     """
 
     image: Tensor
@@ -134,6 +165,7 @@ class Clean:
     background: Tensor
     valid: Tensor
     generator: torch.Generator
+    donor: Tensor | None = None
 
 
 def _neutral(clean: Clean) -> Tensor:
@@ -179,14 +211,94 @@ def _background_texture(clean: Clean) -> Tensor:
     mean, std = source.mean(dim=1), source.std(dim=1)
     scaled = (soft - soft_mean) * (std[:, None, None] / soft_std.clamp(min=1e-12))
     restored = scaled + mean[:, None, None]
-    pixels = clean.image[:, clean.valid]
-    low, high = pixels.amin(dim=1)[:, None, None], pixels.amax(dim=1)[:, None, None]
+    low, high = _range(clean)
     return restored.clamp(low, high)
 
 
-# In the order in which `strict` tries them: least artificial first.
-FILLS: Final[dict[str, Callable[[Clean], Tensor]]] = {
+def membrane(image: Tensor, known: Tensor) -> Tensor:
+    """An image [B, H, W] whose unknown pixels follow smoothly from those `known`, bool [H, W].
+
+    Pulled down a pyramid of means over known pixels until there are some everywhere, and pushed up
+    again, bilinear. Known pixels stay; nothing is read from the others (gortler1996lumigraph).
+    """
+    weight = known[None].to(image)
+    value = torch.where(known, image, 0.0)
+    levels = []
+    while not bool((weight > 0).all()) and max(weight.shape[-2:]) > 1:
+        levels.append((value, weight))
+        odd = (0, weight.shape[-1] % 2, 0, weight.shape[-2] % 2)
+        value = 4 * avg_pool2d(pad(value, odd)[None], 2)[0]
+        weight = 4 * avg_pool2d(pad(weight, odd)[None], 2)[0]
+        many = weight.clamp(min=1)
+        value, weight = value / many, weight / many
+    result = value / weight.clamp(min=torch.finfo(image.dtype).tiny)
+    for value, weight in reversed(levels):
+        wide = interpolate(result[None], size=value.shape[-2:], mode="bilinear")[0]
+        result = value + (1 - weight) * wide
+    return torch.where(known, image, result)
+
+
+def _seamless(clean: Clean, source: Tensor) -> Fill:
+    """`source` [B, H, W], shifted smoothly so that it meets what is kept: no outline stays."""
+    low, high = _range(clean)
+
+    def fill(images: Tensor, keep: Tensor) -> Tensor:
+        found = []
+        for n, kept in enumerate(keep):
+            image = images[min(n, len(images) - 1)]
+            known = kept & clean.valid
+            shift = torch.where(known, image - source, 0.0)
+            moved = source + membrane(shift, known) if bool(known.any()) else source
+            found.append(torch.where(kept, image, moved.clamp(low, high)))
+        return torch.stack(found)
+
+    return fill
+
+
+def _inpaint(clean: Clean) -> Fill:
+    """Background texture that meets the kept pixels without a step."""
+    return _seamless(clean, _background_texture(clean))
+
+
+def _borrowed(clean: Clean) -> Fill:
+    """Ground of another tile, or of this one, mirrored to its size; it meets the kept pixels."""
+    patch = clean.donor
+    if patch is None:
+        rows, columns = largest_square(clean.background)
+        patch = clean.image[:, rows, columns]
+    return _seamless(clean, _mirrored(patch, (clean.image.shape[-2], clean.image.shape[-1])))
+
+
+def largest_square(mask: Tensor) -> tuple[slice, slice]:
+    """Rows and columns of the largest square of a mask, bool [H, W]; the first of equals."""
+    inside = np.pad(mask.cpu().numpy(), 1)
+    distance = ndimage.distance_transform_cdt(inside, metric="chessboard")
+    row, column = np.unravel_index(int(distance.argmax()), distance.shape)
+    reach = max(int(distance.max()) - 1, 0)
+    top, left = int(row) - 1 - reach, int(column) - 1 - reach
+    return slice(max(top, 0), top + 2 * reach + 1), slice(max(left, 0), left + 2 * reach + 1)
+
+
+def _mirrored(patch: Tensor, size: tuple[int, int]) -> Tensor:
+    """A patch [B, h, w] laid beside its mirror images until it fills `size`."""
+    tall = torch.cat([patch, patch.flip(-2)], dim=-2)
+    tall = tall.repeat(1, -(-size[0] // tall.shape[-2]), 1)[:, : size[0]]
+    wide = torch.cat([tall, tall.flip(-1)], dim=-1)
+    return wide.repeat(1, 1, -(-size[1] // wide.shape[-1]))[:, :, : size[1]]
+
+
+def _range(clean: Clean) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value of each band over the valid pixels, [B, 1, 1]."""
+    pixels = clean.image[:, clean.valid]
+    return pixels.amin(dim=1)[:, None, None], pixels.amax(dim=1)[:, None, None]
+
+
+# In the order in which `strict` tries them: least artificial first. What one makes is the baseline
+# b [B, H, W] of a tile, or a function (images, keep) -> images where it depends on what is kept.
+FILLS: Final[dict[str, Callable[[Clean], Tensor | Fill]]] = {
     "background_texture": _background_texture,
+    "inpaint": _inpaint,
+    "borrowed": _borrowed,
     "blur": _blur,
     "image_mean": _image_mean,
     "neutral": _neutral,
@@ -208,7 +320,8 @@ def background_of(roofs: Tensor, probability: Tensor, valid: Tensor) -> Tensor:
 
 
 def make_fill(name: str, clean: Clean) -> Fill:
-    """A fill (images [N, B, H, W], keep [N, H, W]) -> images, its baseline made once for one tile.
+    """A fill (images [N or 1, B, H, W], keep [N, H, W]) -> images; what does not depend on `keep`
+    is made once for a tile.
 
     Raises:
         UnknownNameError: no such fill.
@@ -218,7 +331,10 @@ def make_fill(name: str, clean: Clean) -> Fill:
         raise UnknownNameError.of("fill", name, FILLS)
     if not bool(clean.valid.any()):
         raise DataError("a tile without a valid pixel", "at least one", "leave the tile out")
-    baseline = FILLS[name](clean)
+    made = FILLS[name](clean)
+    if not isinstance(made, Tensor):
+        return made
+    baseline = made
 
     def fill(images: Tensor, keep: Tensor) -> Tensor:
         return perturb(images, keep, baseline)

@@ -29,6 +29,8 @@ CONTROLS: Final = (
     "p_c",
     "edges",
     "truth",
+    "uniform",
+    "inverse",
 )
 PUBLISHED: Final = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
 Fusion = Literal["mean", "max", "product"]
@@ -39,8 +41,9 @@ class Settings(BaseModel):
 
     `region` is what is explained and read ("truth", as published, "prediction", "fp", "fn",
     "ring:W"); `fills` None means neutral in `paper` and the two least artificial valid ones in
-    `strict`. `methods` are the five published ones unless others of METHODS are named. `pad` allows
-    to continue tiles to a size that the network takes; these pixels count nowhere. `classes`,
+    `strict`. `methods` are the five published ones unless others of METHODS are named. `masses`
+    (shares of the sum of S) and `otsu` cut the methods' maps, not the controls'. `pad` allows to
+    continue tiles to a size that the network takes; these pixels count nowhere. `classes`,
     `activation`, `mean` and `std` are those of the network, where its folder does not say them.
     """
 
@@ -53,6 +56,8 @@ class Settings(BaseModel):
     layers: tuple[str, ...] = ("decoder:1", "decoder:2")
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
     areas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
+    masses: tuple[float, ...] = ()
+    otsu: bool = False
     preset: Preset = "strict"
     region: str = "truth"
     space: Space = "logit"
@@ -94,7 +99,7 @@ class Settings(BaseModel):
             raise UnknownNameError.of("preset", name, PRESETS)
         return name
 
-    @field_validator("thresholds", "areas")
+    @field_validator("thresholds", "areas", "masses")
     @classmethod
     def _inside(cls, levels: tuple[float, ...], info: Any) -> tuple[float, ...]:
         for level in levels:
@@ -108,7 +113,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        for name in ("methods", "layers", "thresholds", "areas", "fills", "controls", "fuse"):
+        listed = ("methods", "layers", "thresholds", "areas", "masses", "fills", "controls", "fuse")
+        for name in listed:
             values = getattr(self, name) or ()
             if len(set(values)) != len(values):
                 raise StudyError(
@@ -116,7 +122,7 @@ class Settings(BaseModel):
                 )
         if not self.methods or not self.layers:
             raise StudyError("no method or no layer", "at least one of each", "name them")
-        if not self.thresholds and not self.areas:
+        if not (self.thresholds or self.areas or self.masses or self.otsu):
             raise StudyError("no thresholds and no areas", "at least one level", "name them")
         check_region(self.preset, self.region)
         if Region.of(self.region).one_picture:

@@ -70,6 +70,8 @@ LABELS = {
     "control:p_c": "probability map",
     "control:edges": "image edges",
     "control:truth": "truth as heatmap",
+    "control:uniform": "uniform (scattered pixels)",
+    "control:inverse": "1 \N{MINUS SIGN} S of all maps",
 }
 # Where several fills are valid the headline uses the first of these: in-distribution ones first.
 FILL_ORDER = tuple(FILLS)

@@ -29,22 +29,37 @@ from segproof.measures import MEASURES, entropy_paper
 from segproof.model import Layer, SegmentationModel, evaluating, probabilities
 from segproof.perturb import (
     FILLS,
+    OUTLINE,
     STRATEGIES,
+    Fill,
     binarise,
     keep_mask,
+    largest_square,
     make_fill,
-    perturb,
     random_blobs,
     rank_pixels,
     seeded,
 )
 from segproof.results import COLUMNS, TileResult, pack_picture
 from segproof.settings import Fusion, Settings
+from segproof.target import dilate
 
 __all__ = ["Plan", "choose_fills", "probe_fills", "study_tile"]
 
 RANDOM_SEEDS: Final = 5
 PROBED: Final = 16  # tiles on which `strict` tries the fills
+KINDS: Final = {  # what a fill is like: two that `strict` takes are of different kinds
+    "background_texture": "texture",
+    "inpaint": "texture",
+    "borrowed": "ground",
+    "blur": "smooth",
+    "image_mean": "flat",
+    "neutral": "flat",
+    "black": "flat",
+    "noise": "noise",
+}
+OTSU: Final = 0.0  # in place of a level, which Otsu's threshold does not have
+DONORS: Final = 4  # tiles that are looked at for a patch without the class
 PICTURES: Final = 6  # tiles whose maps are kept for the figures
 
 
@@ -66,15 +81,18 @@ class Plan:
     def shown_per_tile(self) -> int:
         """Perturbed pictures per tile, the original included."""
         study = self.study
-        levels = len(study.thresholds) + len(study.areas)
+        levels = len(study.thresholds) + len(study.areas) + len(study.masses) + study.otsu
         one_level = len(STRATEGIES) * len(self.fills)
         bare = sum(name in LAYERLESS for name in study.methods)
         maps = (len(study.methods) - bare) * (len(self.layers) + len(self.fused)) + bare
-        extra = {"random": RANDOM_SEEDS * len(study.areas), "p_c": levels}
-        extra |= dict.fromkeys(("edges", "truth"), len(study.areas))
+        extra = {"random": RANDOM_SEEDS * len(study.areas)}
+        extra["p_c"] = len(study.thresholds) + len(study.areas)
+        extra |= dict.fromkeys(("edges", "truth", "uniform"), len(study.areas))
+        inverse = maps * len(study.areas) * len(self.fills) * ("inverse" in study.controls)
         heat = sum(count for name, count in extra.items() if name in study.controls)
         plain = sum(len(self.fills) for name in ("empty", "target_only") if name in study.controls)
-        return 1 + len(self.removal_fills) + plain + (maps * levels + heat) * one_level
+        shown = (maps * levels + heat) * one_level + inverse
+        return 1 + len(self.removal_fills) + plain + shown
 
     @property
     def fused(self) -> tuple[Fusion, ...]:
@@ -146,7 +164,8 @@ def study_tile(
         reason = _nothing_to_explain(plan.study, seen)
         if reason:
             return finish("skipped", reason)
-        rows, maps = _try_tile(plan, model, name, seen, truth, count)
+        donor = _donor(plan, model, data, position)
+        rows, maps = _try_tile(plan, model, name, seen, truth, donor, count)
         shown = _picture(sample, seen, truth, maps) if position < PICTURES else None
     except (DataError, ModelError) as error:
         return finish("failed", str(error))
@@ -179,6 +198,29 @@ def _clean(
     return seen, truth
 
 
+def _donor(
+    plan: Plan, model: SegmentationModel, data: SampleSource, position: int
+) -> Tensor | None:
+    """A patch [B, h, w] without the class from one of the next tiles, for the fill `borrowed`: the
+    first whose side is a quarter of its tile's; None where none has one.
+    """
+    if "borrowed" not in plan.removal_fills:
+        return None
+    value = model.mask_value(plan.class_index)
+    for step in range(1, min(DONORS, len(data) - 1) + 1):
+        try:
+            sample = data[(position + step) % len(data)]
+        except DataError:
+            continue  # reported with its reason when the tile is studied
+        ground = ~dilate(sample["mask"] == value, OUTLINE)
+        valid = sample.get("valid")
+        rows, columns = largest_square(ground if valid is None else ground & valid)
+        patch = sample["image"][:, rows, columns]
+        if patch.shape[-1] >= min(sample["image"].shape[-2:]) / 4:
+            return patch.to(model.device)
+    return None
+
+
 def _nothing_to_explain(study: Settings, seen: Capture) -> str:
     pixels = int(seen.bound.region.sum())
     if not pixels:
@@ -201,6 +243,7 @@ class _Heat:
     effective: float | None = None
     seed: int = 0
     levels: tuple[tuple[str, float], ...] = ()
+    strategies: tuple[str, ...] = tuple(STRATEGIES)
 
 
 def _try_tile(
@@ -209,20 +252,23 @@ def _try_tile(
     name: str,
     seen: Capture,
     truth: Tensor,
+    donor: Tensor | None,
     count: Callable[[int], None],
 ) -> tuple[list[tuple[object, ...]], list[Explanation]]:
     """The rows of a tile, and its explanations."""
     study = plan.study
     nothing = torch.zeros_like(seen.bound.region)
-    baselines = {
-        fill: make_fill(fill, clean_of(seen, model, truth, seed=(study.seed, name, fill)))(
-            seen.images, nothing
-        )[0]
+    fills = {
+        fill: make_fill(
+            fill, clean_of(seen, model, truth, seed=(study.seed, name, fill), donor=donor)
+        )
         for fill in plan.removal_fills
     }
-    explanations = _explain(plan, model, with_baseline(seen, baselines[plan.fills[0]][None]), count)
+    explanations = _explain(
+        plan, model, with_baseline(seen, fills[plan.fills[0]](seen.images, nothing)), count
+    )
     heats = [*_method_heats(study, explanations), *_control_heats(study, name, seen, truth)]
-    trial = _Trial(plan, model, name, seen, truth, baselines, count)
+    trial = _Trial(plan, model, name, seen, truth, fills, count)
     return trial.rows(heats), explanations
 
 
@@ -263,7 +309,21 @@ def _explain(
 def _method_heats(study: Settings, explanations: Sequence[Explanation]) -> Iterator[_Heat]:
     levels = tuple(("threshold", level) for level in study.thresholds)
     levels += tuple(("area", level) for level in study.areas)
-    for item in explanations:
+    levels += tuple(("mass", level) for level in study.masses)
+    levels += (("otsu", OTSU),) if study.otsu else ()
+    areas = tuple(("area", level) for level in study.areas)
+    for number, item in enumerate(explanations):
+        if "inverse" in study.controls:
+            # one control over all maps: the number of the map stands for a seed
+            yield _Heat(
+                "control:inverse",
+                "",
+                1 - item.heatmap(),
+                item.status,
+                seed=number,
+                levels=areas,
+                strategies=("background_only",),
+            )
         yield _Heat(
             item.method,
             item.layer,
@@ -288,6 +348,8 @@ def _control_heats(study: Settings, name: str, seen: Capture, truth: Tensor) -> 
     if "p_c" in study.controls:
         top = probability[bound.valid[0]].max()
         yield _Heat("control:p_c", "", probability / top, "ok", levels=(*thresholds, *areas))
+    if "uniform" in study.controls:
+        yield _Heat("control:uniform", "", torch.ones_like(probability), "ok", levels=areas)
     if "edges" in study.controls:
         yield _Heat("control:edges", "", edges(seen.images[0]), "ok", levels=areas)
     if "truth" in study.controls:
@@ -313,7 +375,7 @@ class _Trial:
     name: str
     seen: Capture
     truth: Tensor
-    baselines: Mapping[str, Tensor]
+    fills: Mapping[str, Fill]
     count: Callable[[int], None]
 
     def rows(self, heats: Sequence[_Heat]) -> list[tuple[object, ...]]:
@@ -367,10 +429,14 @@ class _Trial:
                 highlighted = torch.zeros_like(region)
             elif kind == "threshold":
                 highlighted = binarise(heat.heatmap, threshold=level, valid=valid)
+            elif kind == "otsu":
+                highlighted = binarise(heat.heatmap, otsu=True, valid=valid)
+            elif kind == "mass":
+                highlighted = binarise(heat.heatmap, mass=level, valid=valid, ranks=ranks)
             else:
                 highlighted = binarise(heat.heatmap, area=level, valid=valid, ranks=ranks)
             status = heat.status if flat or bool(highlighted.any()) else "empty_region"
-            for strategy in STRATEGIES:
+            for strategy in heat.strategies:
                 keep = keep_mask(strategy, highlighted, region)
                 for fill in self.plan.fills:
                     row = self._row(heat.method, strategy, fill, highlighted)
@@ -408,10 +474,12 @@ class _Trial:
         """One batch: perturb, one forward, measure, fill the rows."""
         image, bound = self.seen.images, self.seen.bound
         keep = torch.stack([mask for _, mask in waiting])
-        anything = next(iter(self.baselines.values()))
-        base = torch.stack([self.baselines.get(str(row["fill"]), anything) for row, _ in waiting])
+        shown = image.repeat(len(waiting), 1, 1, 1)  # the original, under no fill, is kept whole
+        for fill in dict.fromkeys(str(row["fill"]) for row, _ in waiting if row["fill"]):
+            places = [place for place, (row, _) in enumerate(waiting) if row["fill"] == fill]
+            shown[places] = self.fills[fill](image, keep[places])
         with torch.inference_mode(), evaluating(self.model):
-            logits = self.model(perturb(image, keep, base))
+            logits = self.model(shown)
             if not bool(torch.isfinite(logits).all()):
                 raise ModelError(
                     f"logits that are not finite under fill {waiting[0][0]['fill']}",
@@ -464,9 +532,11 @@ def probe_fills(
         if _nothing_to_explain(study, seen):
             continue
         before = _confidences(model, seen, [seen.images[0]])[0]
+        donor = _donor(plan, model, data, position)
         for fill in FILLS:
             name = data.ids[position]
-            make = make_fill(fill, clean_of(seen, model, truth, seed=(study.seed, name, fill)))
+            clean = clean_of(seen, model, truth, seed=(study.seed, name, fill), donor=donor)
+            make = make_fill(fill, clean)
             after = _confidences(model, seen, [make(seen.images, ~seen.bound.region)[0]])[0]
             drops[fill].append(1 - after / before if before > 0 else float("nan"))
         forwards += 1 + len(FILLS)
@@ -486,11 +556,15 @@ def _confidences(model: SegmentationModel, seen: Capture, images: Sequence[Tenso
 
 
 def choose_fills(study: Settings, probe: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
-    """The two least artificial fills that pass; where fewer do, those that mislead the least."""
+    """The least artificial fill that passes and the next of another kind; where fewer pass, those
+    that mislead the least.
+    """
     if study.preset == "paper":
         return (DEFAULT_FILLS["paper"],)
     if not probe:
         return (DEFAULT_FILLS["strict"], "black")
     passing = [fill for fill in FILLS if probe[fill]["mean_drop"] >= tables.VALID_DROP]
+    # two of one kind would agree for that reason
+    other = [fill for fill in passing if KINDS[fill] != KINDS[passing[0]]]
     by_drop = sorted(FILLS, key=lambda fill: -probe[fill]["mean_drop"])
-    return tuple(dict.fromkeys([*passing, *by_drop]))[:2]
+    return tuple(dict.fromkeys([*passing[:1], *other, *passing, *by_drop]))[:2]
