@@ -29,6 +29,7 @@ ORDER = [
     "quality",
     "stats",
     "tables",
+    "compare",
     "results",
     "settings",
     "trial",

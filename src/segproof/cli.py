@@ -1,4 +1,4 @@
-"""The command line: demo, study, report, explain, layers, doctor, train."""
+"""The command line: demo, study, recommend, compare, report, explain, layers, doctor, train."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.table import Table
 
 from segproof import plot, report, tables
 from segproof.cam import LAYERLESS, METHODS
+from segproof.compare import MARGIN, compare
 from segproof.data import FolderDataset, read_image, read_mask
 from segproof.doctor import diagnose, example_picture, layer_facts
 from segproof.errors import DataError, SegproofError, StudyError
@@ -38,17 +39,20 @@ from segproof.scenes import SceneDataset, write_scenes
 from segproof.settings import CONTROLS, PUBLISHED, read_toml
 from segproof.study import Study
 from segproof.target import REGIONS, Preset, Reduce, Space, Target, check_region
-from segproof.terminal import graceful_stop, print_tables, progress_bar
+from segproof.terminal import graceful_stop, print_comparison, print_tables, progress_bar
 from segproof.train import train as train_network
 from segproof.trial import Plan
 
 __all__ = ["main"]
 
 OK: Final = 0
+WORSE: Final = 1
 WRONG_INPUT: Final = 2
 SOME_FAILED: Final = 4
 DISK: Final = 5
 INTERRUPTED: Final = 130
+
+QUICK: Final = ("grad_cam", "grad_cam_pp", "xgrad_cam", "eigen_cam", "hires_cam", "layer_cam")
 
 DEMO_TILES: Final = 16
 DEMO_SIZE: Final = 224  # px; 67 m at 0.3 m: sixteen such tiles take about two minutes on two cores
@@ -393,6 +397,83 @@ def study(
     return _run(chosen, Path(folder), allow_code=allow_code)
 
 
+@app.command
+def recommend(
+    *,
+    model: ModelFlag,
+    data: Annotated[str, Parameter(help="Folder of tiles with masks, as for `segproof study`.")],
+    class_: Annotated[str, Parameter("--class", help="Class to explain.")],
+    out_: Annotated[Path, Parameter("--out", help="Run folder; a stopped run is gone on with.")],
+    tiles: Annotated[int, Parameter(help="How many tiles to look at.")] = 20,
+    methods: Annotated[
+        str, Parameter(help="a,b; Score-CAM and others that cost a forward per channel too.")
+    ] = ",".join(QUICK),
+    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
+    pad: Annotated[
+        bool, Parameter(negative=(), help="Continue tiles to a size that the network takes.")
+    ] = False,
+    batch: Annotated[int, Parameter(help="Pictures per forward.")] = 4,
+    device: Annotated[str, Parameter(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    classes: ClassesFlag = None,
+    activation: ActivationFlag = None,
+    mean: MeanFlag = None,
+    std: StdFlag = None,
+    allow_code: AllowFlag = False,
+) -> int:
+    """Which method and layer to trust for this model and data, in one sentence.
+
+    A strict study at matched area of quick methods on the last encoder stage and every decoder
+    block; ends with the sentence, the ranking and the command that makes them again.
+    """
+    settings: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "class": class_,
+        "methods": _names(methods, _LISTS["methods"]),
+        "thresholds": (),
+        "areas": (0.1, 0.2),
+        "limit": tiles,
+        "ignore_index": ignore_index,
+        "pad": pad,
+        "batch": batch,
+        "device": device,
+        "classes": _names(classes),
+        "activation": activation,
+        "mean": _numbers(mean, "--mean"),
+        "std": _numbers(std, "--std"),
+    }
+    network = Study.of(**settings).open_model(allow_code=allow_code)
+    aliases = [layer.alias for layer in network.layers(256)]
+    stages = [alias for alias in aliases if alias.startswith("encoder")]
+    blocks = [alias for alias in aliases if alias.startswith("decoder")]
+    chosen = Study.of(**settings, layers=(*stages[-1:], *blocks))
+    return _run(chosen, out_, allow_code=allow_code, brief=True)
+
+
+@app.command(name="compare")
+def compare_command(
+    run_a: Annotated[Path, Parameter(help="The run folder to compare with.")],
+    run_b: Annotated[Path, Parameter(help="The run folder of the newer or other model.")],
+    *,
+    margin: Annotated[
+        float, Parameter(help="In the measure's unit; less than this is not called worse.")
+    ] = MARGIN,
+) -> int:
+    """Two models, or two versions of one: run B against run A on the tiles that both studied.
+
+    Exit codes: 0 nothing that counts got worse, 1 the evidence got worse, 2 not comparable.
+    """
+    runs = [Results.load(run) for run in (run_a, run_b)]
+    presets = {run.preset for run in runs}
+    if len(presets) != 1:
+        raise StudyError("runs of two presets", "one preset", "study both alike")
+    preset: Preset = "paper" if presets == {"paper"} else "strict"
+    made = compare(runs[0].rows, runs[1].rows, preset=preset, margin=margin)
+    print_comparison(out, made)
+    out.print(f"\n[bold]{escape(made.sentence)}[/]")
+    return WORSE if made.worse else OK
+
+
 @app.command(name="report")
 def report_command(run: Path) -> int:
     """Make report.html anew from a run folder and print the three tables.
@@ -517,7 +598,7 @@ def _load(
     )
 
 
-def _run(chosen: Study, folder: Path, *, allow_code: bool = False) -> int:
+def _run(chosen: Study, folder: Path, *, allow_code: bool = False, brief: bool = False) -> int:
     _keep_large_blocks()
     network = chosen.open_model(allow_code=allow_code)
     source = chosen.open_data(network)
@@ -550,7 +631,7 @@ def _run(chosen: Study, folder: Path, *, allow_code: bool = False) -> int:
             stop=stop,
             planned=announce,
         )
-    _finish(results)
+    _finish(results, brief=brief)
     counts = results.manifest["tiles"]
     if counts["ok"] + counts["skipped"] + counts["failed"] < results.manifest["data"]["n"]:
         err.print("stopped: the same command goes on where this one ended", style="yellow")
@@ -586,8 +667,8 @@ def _say_plan(plan: Plan, model: SegmentationModel) -> None:
     )
 
 
-def _finish(results: Results) -> None:
-    """Write report.html and print the three tables and the verdict."""
+def _finish(results: Results, *, brief: bool = False) -> None:
+    """Write report.html and print the three tables and the verdict; `brief`: the ranking alone."""
     rows = results.rows
     if not (rows["strategy"] == "original").any():
         reasons = "; ".join(sorted(set(results.tiles["reason"]) - {""})) or "the run was stopped"
@@ -600,13 +681,15 @@ def _finish(results: Results) -> None:
     page = report.render(rows, results.tiles, results.manifest, results.pictures(6), made=made)
     path = results.folder / "report.html"
     write_atomic(path, lambda stream: _write(stream, page.encode()))
-    print_tables(out, made)
+    print_tables(out, made, brief=brief)
     counts = results.manifest["tiles"]
     out.print(
         f"tiles: {counts['ok']} ok, {counts['skipped']} skipped, {counts['failed']} failed"
         + "".join(f"\n  {n} x {escape(reason)}" for reason, n in counts["reasons"].items())
     )
     out.print(f"\n[bold]{escape(made.verdict)}[/]\n")
+    if brief:
+        out.print(f"again: {escape(results.manifest['command'])}", soft_wrap=True)
     out.print(f"report: {escape(str(path))}")
 
 

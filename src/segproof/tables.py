@@ -26,10 +26,12 @@ __all__ = [
     "against_controls",
     "auc",
     "best",
+    "candidates",
     "combinations_ranked",
     "faithfulness",
     "fill_agreement",
     "headline",
+    "higher_is_better",
     "layers",
     "m3_gain",
     "make",
@@ -616,6 +618,24 @@ def combinations_ranked(
     return frame.sort_values(
         ["is_best", "rank", "mean"], ascending=[False, True, not higher], na_position="last"
     ).reset_index(drop=True)
+
+
+def candidates(
+    rows: pd.DataFrame, measure: str, preset: Preset, at: Headline, samples: pd.Index[Any]
+) -> dict[tuple[str, str], Array]:
+    """Values of a headline measure of each (layer, method) at the headline cell, one for each of
+    `samples`, mean over levels; NaN where a tile has none.
+    """
+    methods = rows[~_is_control(rows) & rows["sample"].isin(samples)]
+    methods = methods[(methods["reference"] == at.reference) & (methods["fill"] == at.fill)]
+    folded = _over_levels(_measure_cells(methods, measure, preset, at.binarisation, samples)[0])
+    pairs = zip(folded.keys["layer"], folded.keys["method"], strict=True)
+    return {(layer, method): folded.matrix[:, k] for k, (layer, method) in enumerate(pairs)}
+
+
+def higher_is_better(measure: str, preset: Preset = "strict") -> bool:
+    """Direction of a headline measure: M1, M2, M3 or iou_drop."""
+    return _definition(measure, preset)[2]
 
 
 # --- task 3 -----------------------------------------------------------------------------------

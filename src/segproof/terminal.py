@@ -14,13 +14,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from segproof import tables
+from segproof.compare import Compared
 from segproof.tables import Tables
 
-__all__ = ["graceful_stop", "print_tables", "progress_bar"]
+__all__ = ["graceful_stop", "print_comparison", "print_tables", "progress_bar"]
 
 
-def print_tables(out: Console, made: Tables) -> None:
-    """Print tasks 1, 2 and 3 at the headline fill; struck-through numbers measure outlines."""
+MOST = 15  # lines of a brief ranking
+
+
+def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
+    """Print tasks 1, 2 and 3 at the headline fill; struck-through numbers measure outlines.
+
+    `brief`: only the ranking of all methods and layers together, the best of them.
+    """
+    if brief:
+        _print_candidates(out, made)
+        return
     for kind in ("threshold", "area"):
         _print_best(out, made, kind)
     _print_ranking(out, made)
@@ -72,6 +82,59 @@ def _print_ranking(out: Console, made: Tables) -> None:
             flags,
         )
     out.print(table, "")
+
+
+def _print_candidates(out: Console, made: Tables) -> None:
+    """All layer x method pairs together by the measure that judges, best first."""
+    ranking = made.ranking
+    if ranking.empty:
+        return
+    measure = tables.measure_label(str(ranking["measure"].iloc[0]), made.preset)
+    table = _table(f"{measure}, mean over {made.at.binarisation}s", made)
+    for name in ("rank", "layer", "method"):
+        table.add_column(name)
+    for name in ("mean", "95 % interval", "tiles", "p vs best"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("beats random / p_c")
+    for row in _lines(ranking.head(MOST)):
+        table.add_row(
+            "-" if pd.isna(row.rank) else f"{row.rank:.0f}",
+            escape(row.layer),
+            tables.method_label(row.method),
+            f"{row.mean:+.3f}",
+            f"{row.low:+.3f} to {row.high:+.3f}",
+            f"{row.n}",
+            "best" if row.is_best else "" if pd.isna(row.p_vs_best) else f"{row.p_vs_best:.3f}",
+            f"{_flag(row.beats_random)} / {_flag(row.beats_p_c)}",
+        )
+    out.print(table)
+    if len(ranking) > MOST:
+        out.print(f"... and {len(ranking) - MOST} more in the report", style="dim")
+    out.print("")
+
+
+def print_comparison(out: Console, made: Compared) -> None:
+    """Print run B against run A; positive differences are better."""
+    table = Table(title="B against A (positive: B is better)", title_justify="left", box=None)
+    for name in ("measure", "layer", "method"):
+        table.add_column(name)
+    for name in ("A", "B", "difference", "95 % interval", "tiles", "p (Holm)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for row in _lines(made.table):
+        table.add_row(
+            row.measure,
+            escape(row.layer),
+            "prediction" if row.method == "prediction" else tables.method_label(row.method),
+            f"{row.a:.3f}",
+            f"{row.b:.3f}",
+            f"{row.difference:+.3f}",
+            "" if pd.isna(row.low) else f"{row.low:+.3f} to {row.high:+.3f}",
+            f"{row.n}",
+            "" if pd.isna(row.p) else f"{row.p:.3f}",
+            row.verdict,
+        )
+    out.print(table)
 
 
 def _print_layers(out: Console, made: Tables) -> None:
