@@ -42,7 +42,15 @@ from segproof.errors import DataError, ModelError, SegproofError, UnknownNameErr
 from segproof.judge import Case, Undefined
 from segproof.measures import confidence
 from segproof.model import SegmentationModel, probabilities
-from segproof.perturb import Fill, perturb, random_blobs, seeded
+from segproof.perturb import (
+    Clean,
+    Fill,
+    background_of,
+    make_fill,
+    perturb,
+    random_blobs,
+    seeded,
+)
 from segproof.target import Target, dilate
 from sideeffects import Fails, facts, unsettle
 from toys import toy_images, toy_model, toy_truth
@@ -338,6 +346,21 @@ def test_influence_takes_names_of_fills_and_stays_within_valid_pixels() -> None:
     textured = influence(model, x, ["a", "b"])
     assert torch.equal(textured, influence(model, x, ["a", "b"]))
     assert not torch.equal(textured, influence(model, x, ["a", "b"], seed=1))
+    bounds = {k: Target(k).bind(model(x[None]), model=model).picture(0) for k in range(2)}
+    p = model(x[None]).softmax(dim=1)[0].detach()
+
+    def by_hand(region: Tensor) -> Fill:
+        [k] = [k for k, bound in bounds.items() if torch.equal(bound.region[0], region)]
+        clean = Clean(
+            image=x,
+            neutral=model.neutral,
+            background=background_of(region, p[k], torch.ones_like(region)),
+            valid=torch.ones_like(region),
+            generator=seeded("influence", 0, "background_texture", k),
+        )
+        return make_fill("background_texture", clean)
+
+    assert torch.equal(textured, influence(model, x, ["a", "b"], fill=by_hand))
     with pytest.raises(UnknownNameError, match="black"):
         influence(model, x, fill="blak")
     with pytest.raises(UnknownNameError):
