@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import lil_matrix
+from scipy.sparse.linalg import spsolve
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -380,3 +382,159 @@ def iou_delta(p_removed: Array, p_original: Array, c: int, G: Bools, V: Bools, a
     """IoU(Remove(B)) - IoU(x); negative means that removing B did harm."""
     after = iou(decided(p_removed, c, activ), G, V)
     return after - iou(decided(p_original, c, activ), G, V)
+
+
+def outline(M: Bools, V: Bools) -> list[tuple[int, int]]:
+    """Pixels of M with a valid pixel outside M among their eight neighbours."""
+    H, W = M.shape
+    found = []
+    for i in range(H):
+        for j in range(W):
+            if M[i, j] and V[i, j]:
+                around = [(i + u, j + v) for u in (-1, 0, 1) for v in (-1, 0, 1)]
+                inside = [(u, v) for u, v in around if 0 <= u < H and 0 <= v < W]
+                if any(V[u, v] and not M[u, v] for u, v in inside):
+                    found.append((i, j))
+    return found
+
+
+def boundary_f(new: Bools, reference: Bools, V: Bools, near: float = 3) -> float:
+    one, other = outline(new, V), outline(reference, V)
+    if not one and not other:
+        return math.nan
+    if not one or not other:
+        return 0.0
+
+    def share(these: list[tuple[int, int]], those: list[tuple[int, int]]) -> float:
+        hits = [min(math.hypot(i - u, j - v) for u, v in those) <= near for i, j in these]
+        return sum(hits) / len(hits)
+
+    precision, recall = share(one, other), share(other, one)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+# --- curves -------------------------------------------------------------------------------------
+def hottest_first(S: Array, movable: Bools) -> list[tuple[int, int]]:
+    """Pixels that may go, by falling heat; for maps without ties."""
+    places = [(i, j) for i in range(S.shape[0]) for j in range(S.shape[1]) if movable[i, j]]
+    return sorted(places, key=lambda place: -S[place])
+
+
+def deletion(
+    S: Array, movable: Bools, x: Array, b: Array, score: Score, steps: int
+) -> tuple[list[float], list[float]]:
+    """Shares removed, and the score of x with these, the hottest, replaced by b."""
+    order = hottest_first(S, movable)
+    shares, values = [], []
+    for step in range(steps + 1):
+        count = round(step * len(order) / steps)
+        shown = x.copy()
+        for i, j in order[:count]:
+            shown[:, i, j] = b[:, i, j]
+        shares.append(count / len(order))
+        values.append(score(shown))
+    return shares, values
+
+
+def insertion(
+    S: Array, movable: Bools, x: Array, b: Array, score: Score, steps: int
+) -> tuple[list[float], list[float]]:
+    """Shares shown, and the score of b (where pixels may come) with these, the hottest, of x."""
+    order = hottest_first(S, movable)
+    empty = x.copy()
+    for i, j in order:
+        empty[:, i, j] = b[:, i, j]
+    shares, values = [], []
+    for step in range(steps + 1):
+        count = round(step * len(order) / steps)
+        shown = empty.copy()
+        for i, j in order[:count]:
+            shown[:, i, j] = x[:, i, j]
+        shares.append(count / len(order))
+        values.append(score(shown))
+    return shares, values
+
+
+def trapezoids(x: Sequence[float], y: Sequence[float]) -> float:
+    return sum((x[k] - x[k - 1]) * (y[k] + y[k - 1]) / 2 for k in range(1, len(x)))
+
+
+def linear_imputation(x: Array, kept: Bools) -> Array:
+    """Each removed pixel is the weighted mean of its neighbours, as one sparse system, solved."""
+    B, H, W = x.shape
+    holes = [(i, j) for i in range(H) for j in range(W) if not kept[i, j]]
+    number = {place: k for k, place in enumerate(holes)}
+    left, right = lil_matrix((len(holes), len(holes))), np.zeros((len(holes), B))
+    for (i, j), k in number.items():
+        for u in (-1, 0, 1):
+            for v in (-1, 0, 1):
+                place = (i + u, j + v)
+                if (u, v) == (0, 0) or not (0 <= place[0] < H and 0 <= place[1] < W):
+                    continue
+                weight = 1 / 6 if u == 0 or v == 0 else 1 / 12
+                left[k, k] += weight
+                if kept[place]:
+                    right[k] += weight * x[:, place[0], place[1]]
+                else:
+                    left[k, number[place]] -= weight
+    solved = np.asarray(spsolve(left.tocsc(), right)).reshape(len(holes), B)
+    out = x.copy()
+    for (i, j), k in number.items():
+        out[:, i, j] = solved[k]
+    return out
+
+
+def road(S: Array, V: Bools, x: Array, score: Score, *, most: bool) -> list[float]:
+    """Scores with 10 ... 90 % imputed, the most or the least relevant ones first; no noise."""
+    order = hottest_first(S, V)
+    if not most:
+        order = order[::-1]
+    values = []
+    for tenth in range(1, 10):
+        kept = V.copy()
+        for place in order[: round(tenth / 10 * len(order))]:
+            kept[place] = False
+        made = linear_imputation(x, kept)
+        for i in range(x.shape[1]):
+            for j in range(x.shape[2]):
+                if not V[i, j]:
+                    made[:, i, j] = x[:, i, j]
+        values.append(score(made))
+    return values
+
+
+def context(R: Bools, x: Array, b: Array, score: Score, radii: Sequence[int]) -> list[float]:
+    """Scores of x within r of R in both directions, b elsewhere."""
+    values = []
+    for r in radii:
+        near = np.zeros_like(R)
+        for i, j in zip(*np.nonzero(R), strict=True):
+            near[max(i - r, 0) : i + r + 1, max(j - r, 0) : j + r + 1] = True
+        values.append(score(keep(near, x, b)))
+    return values
+
+
+def preserved_excess(p: Array, q: Array, V: Bools) -> tuple[float, float]:
+    """Of one class' probabilities [H,W], before (p) and after (q)."""
+    total = less = more = 0.0
+    for i in range(p.shape[0]):
+        for j in range(p.shape[1]):
+            if V[i, j]:
+                total += float(p[i, j])
+                less += min(float(p[i, j]), float(q[i, j]))
+                more += max(float(q[i, j]) - float(p[i, j]), 0.0)
+    return less / total, more / total
+
+
+def influence(f: Callable[[Array], Array], x: Array, b: Array, activation: str) -> Array:
+    """Entry (a, c): relative drop of class c on its own prediction without the one of a."""
+    p = f(x)
+    K = len(p)
+    out = np.full((K, K), math.nan)
+    regions = [decided(p, k, activation) for k in range(K)]
+    for a in range(K):
+        for c in range(K):
+            if regions[a].any() and regions[c].any():
+                before = confidence(p, c, regions[c])
+                out[a, c] = 1 - confidence(f(keep(~regions[a], x, b)), c, regions[c]) / before
+    return out

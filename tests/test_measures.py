@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,3 +192,77 @@ def test_float32_probabilities_are_good_to_1e6() -> None:
         exact = info.function(p, bound, truth).numpy()
         single = info.function(p.float(), bound, truth).numpy()
         np.testing.assert_allclose(single, exact, atol=1e-6, err_msg=name)
+
+
+# --- outlines -----------------------------------------------------------------------------------
+def masks(now: Tensor, other: Tensor, valid: Tensor) -> tuple[Tensor, BoundTarget]:
+    """Probabilities whose hard mask is `now`, and a target whose prediction is `other`."""
+    p = torch.stack([~now, now], dim=1).double() * 0.8 + 0.1
+    return p, replace(bound_of(valid & other, valid=valid), prediction=other & valid)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_boundary_f_is_the_literal_one(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(4, 5, 6, generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    now, other = drawn[:2] > 0.6, drawn[2:] > 0.75
+    valid = torch.rand(2, 20, 24, generator=generator) > (0.1 if seed % 2 else -1.0)
+    p, bound = masks(now, other, valid)
+    got, same = measures.boundary_f(p, bound, other), measures.boundary_f_prediction(p, bound)
+    expected = [
+        reference.boundary_f(now[n].numpy(), other[n].numpy(), valid[n].numpy()) for n in range(2)
+    ]
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-12)
+    assert torch.equal(got, same)
+    assert all(0 < value < 1 for value in expected)
+
+
+def test_boundary_f_by_hand() -> None:
+    everywhere = torch.ones(1, 20, 20, dtype=torch.bool)
+    square = torch.zeros_like(everywhere)
+    square[:, 5:12, 5:12] = True
+
+    def score(now: Tensor, other: Tensor) -> float:
+        return float(measures.boundary_f(*masks(now, other, everywhere), other)[0])
+
+    assert score(square, square) == 1
+    assert score(square.roll(3, dims=2), square) == 1  # 3 px are near
+    assert 0 < score(square.roll(4, dims=2), square) < 1
+    # one pixel each, 3 px apart in both directions: 4.2 px is not near; 2 and 2 is
+    dot = torch.zeros_like(everywhere)
+    dot[:, 10, 10] = True
+    assert score(dot.roll((3, 3), dims=(1, 2)), dot) == 0
+    assert score(dot.roll((2, 2), dims=(1, 2)), dot) == 1
+    # P = 1, R = 1 of 2 pixels
+    assert score(dot, dot | dot.roll(9, dims=1)) == pytest.approx(2 / 3)
+    nothing = torch.zeros_like(everywhere)
+    assert score(nothing, square) == score(square, nothing) == 0
+    assert math.isnan(score(nothing, nothing))
+    # where the picture ends there is no outline
+    assert math.isnan(score(everywhere, everywhere))
+    half = everywhere.clone()
+    half[:, :, 10:] = False
+    # outlines: column 9; columns 2 and 11, one of which is near
+    assert score(half, half.roll(2, dims=2)) == pytest.approx(2 / 3)
+    assert score(half, half) == 1
+    with pytest.raises(DataError, match="truth"):
+        measures.boundary_f(*masks(square, square, everywhere), None)
+
+
+def test_boundary_f_sees_no_outline_where_valid_pixels_end() -> None:
+    valid = torch.ones(1, 20, 20, dtype=torch.bool)
+    valid[:, :, 10:] = False
+    half = valid.clone()
+    p, bound = masks(half, half, valid)
+    assert math.isnan(float(measures.boundary_f(p, bound, half)[0]))
+
+
+def test_one_target_serves_many_pictures_also_for_outlines() -> None:
+    generator = torch.Generator().manual_seed(0)
+    now = torch.rand(3, 24, 24, generator=generator) > 0.98
+    other = torch.rand(1, 24, 24, generator=generator) > 0.98
+    valid = torch.ones_like(other)
+    p, bound = masks(now, other, valid)
+    singles = [float(measures.boundary_f(p[n : n + 1], bound, other)[0]) for n in range(3)]
+    assert measures.boundary_f(p, bound, other).tolist() == singles
+    assert len(set(singles)) == 3

@@ -14,14 +14,17 @@ from typing import Final, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from segproof.errors import DataError
-from segproof.target import BoundTarget, hard_mask
+from segproof.target import BoundTarget, dilate, hard_mask
 
 __all__ = [
     "MEASURES",
     "Measure",
     "MeasureInfo",
+    "boundary_f",
+    "boundary_f_prediction",
     "certainty",
     "confidence",
     "dice",
@@ -34,6 +37,8 @@ __all__ = [
 ]
 
 Measure = Callable[[Tensor, BoundTarget, Tensor | None], Tensor]
+
+NEAR: Final = 3  # px between outlines that count as one
 
 
 def confidence(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
@@ -107,6 +112,21 @@ def dice(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
     return 2 * both / total
 
 
+def boundary_f(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """F of the new hard mask's outline and the truth's within 3 px (csurka2013boundary), in [0, 1].
+
+    2 P R / (P + R): P the share of the mask's outline within 3 px (Euclidean) of the truth's, R the
+    other way round. The outline is the mask's pixels beside valid ones outside it; where the
+    picture or V ends there is none. 0 where one has none, NaN where neither has one.
+    """
+    return _boundary_f(p, bound, _required(truth, "boundary_f"))
+
+
+def boundary_f_prediction(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
+    """`boundary_f` of the new hard mask and the clean prediction."""
+    return _boundary_f(p, bound, bound.prediction)
+
+
 @dataclass(frozen=True)
 class MeasureInfo:
     """A measure with its direction on M1 (region removed) to M3, its range and its unit."""
@@ -163,3 +183,28 @@ def _overlap(p: Tensor, bound: BoundTarget, other: Tensor) -> tuple[Tensor, Tens
     both = (now & other).sum(dim=(1, 2)).double()
     total = now.sum(dim=(1, 2)).double() + other.sum(dim=(1, 2)).double()
     return both, total - both, total
+
+
+def _boundary_f(p: Tensor, bound: BoundTarget, other: Tensor) -> Tensor:
+    one = _outline(hard_mask(p, bound.class_index, bound.activation), bound.valid)
+    other = _outline(other, bound.valid)
+    found = (one & _disc(other)).sum(dim=(1, 2)).double()
+    back = (other & _disc(one)).sum(dim=(1, 2)).double()
+    ones, others = one.sum(dim=(1, 2)).double(), other.sum(dim=(1, 2)).double()
+    # where only one of them has an outline, nothing is near: 0
+    precision, recall = found / ones.clamp(min=1), back / others.clamp(min=1)
+    both = precision + recall
+    score = torch.where(both > 0, 2 * precision * recall / both, 0.0)
+    return torch.where((ones > 0) | (others > 0), score, math.nan)
+
+
+def _outline(mask: Tensor, valid: Tensor) -> Tensor:
+    return mask & valid & dilate(~mask & valid, 1)
+
+
+def _disc(mask: Tensor) -> Tensor:
+    """Pixels of [N, H, W] within 3 px, Euclidean, of the mask's."""
+    steps = torch.arange(-NEAR, NEAR + 1, device=mask.device)
+    disc = (steps.square()[:, None] + steps.square() <= NEAR**2).float()
+    # whole numbers of neighbours: more than half a pixel is one
+    return conv2d(mask[:, None].float(), disc[None, None], padding=NEAR)[:, 0] > 0.5
