@@ -421,6 +421,32 @@ def test_infidelity_is_the_literal_formula_of_the_squares_that_were_removed() ->
     assert found == pytest.approx(expected, abs=1e-10)
 
 
+def test_infidelity_removes_valid_pixels_alone() -> None:
+    case = explained("hires_cam", valid=toy_images(4)[0, 0] > 0.4)
+    valid = case.seen.bound.valid[0]
+    removed: list[Tensor] = []
+
+    def fill(images: Tensor, keep: Tensor) -> Tensor:
+        removed.extend(~keep)
+        return case.fill(images, keep)
+
+    found = quality.infidelity(replace(case, fill=fill))
+    assert 0 < int((~valid).sum()) < 200
+    assert not bool((torch.stack(removed) & ~valid).any())
+    assert {int(mask.sum()) for mask in removed} > {1, 4}
+    bound, x = case.seen.bound, case.seen.images
+    with torch.no_grad():
+        drops = [
+            float(
+                bound.score(case.seen.logits) - bound.score(case.model(case.fill(x, ~mask[None])))
+            )
+            for mask in removed
+        ]
+    S = case.heatmap.double().numpy()
+    expected = reference.infidelity(S, [mask.numpy() for mask in removed], drops)
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
 def test_infidelity_does_not_depend_on_scale_or_batch() -> None:
     case = explained("hires_cam", batch=4)
     found = quality.infidelity(case)

@@ -186,20 +186,23 @@ def infidelity(case: Case, *, patches: int = PATCHES) -> float:
     generator = seeded("infidelity", case.seed)
     tops = torch.randint(height - side + 1, (patches,), generator=generator).tolist()
     lefts = torch.randint(width - side + 1, (patches,), generator=generator).tolist()
-    removed = torch.zeros(patches, height, width, dtype=torch.bool, device=heat.device)
-    for mask, top, left in zip(removed, tops, lefts, strict=True):
-        mask[top : top + side, left : left + side] = True
-    removed &= valid
+    squares = [
+        (slice(top, top + side), slice(left, left + side))
+        for top, left in zip(tops, lefts, strict=True)
+    ]
     bound, images = case.seen.bound, case.seen.images
-    # as wide as the network computes, so that an unchanged picture differs by exactly nothing
     clean = bound.score(case.seen.logits.double())
     scores = []
     with torch.no_grad(), evaluating(case.model):
-        for part in torch.split(removed, case.seen.batch):
-            shown = case.fill(images.expand(len(part), *images.shape[1:]), ~part)
+        for start in range(0, patches, case.seen.batch):
+            part = squares[start : start + case.seen.batch]
+            keep = torch.ones(len(part), height, width, dtype=torch.bool, device=heat.device)
+            for mask, square in zip(keep, part, strict=True):
+                mask[square] = ~valid[square]
+            shown = case.fill(images.expand(len(part), *images.shape[1:]), keep)
             scores.append(bound.score(case.model(shown).double()))
     drops = clean - torch.cat(scores)
-    heats = torch.einsum("nhw,hw->n", removed.to(heat), heat)
+    heats = torch.stack([heat[square].sum() for square in squares])  # S is 0 outside V
     size = drops.abs().max()
     if size <= 8 * torch.finfo(images.dtype).eps * clean.abs().max():
         raise Undefined("removing pixels changes nothing")
