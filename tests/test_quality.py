@@ -368,7 +368,8 @@ def test_max_sensitivity_is_the_largest_move_of_small_perturbations() -> None:
         assert torch.equal(image[:, ~valid], x[:, ~valid])
         step = (image - x)[:, valid].abs().amax(dim=1)
         assert bool((step <= 0.02 * (high - low) + 1e-12).all())
-        assert bool((step > 0.018 * (high - low)).all())
+        both = (image - x)[:, valid].amin(dim=1), -(image - x)[:, valid].amax(dim=1)
+        assert all(bool((edge < -0.018 * (high - low)).all()) for edge in both)
         assert bool((image[:, valid].amin(dim=1) >= low).all())
         assert bool((image[:, valid].amax(dim=1) <= high).all())
     assert not torch.equal(shown[0], shown[1])
@@ -596,6 +597,25 @@ def test_random_class_changes_the_class_alone_and_reaches_all() -> None:
     assert all(bound.space == "logit" and bound.weights is mine.weights for bound in bounds)
 
 
+def test_random_class_of_a_margin_turns_it_round() -> None:
+    """The rival of z_roof - z_field cannot be itself: the other way it is z_field - z_roof."""
+    bounds: list[BoundTarget] = []
+
+    def again(seen: Capture, model: SegmentationModel) -> Tensor:
+        bounds.append(seen.bound)
+        return brightness(seen, model)
+
+    case = explained("hires_cam")
+    case = replace(
+        case,
+        again=again,
+        seen=replace(case.seen, bound=replace(case.seen.bound, space="margin", rival=0)),
+    )
+    for seed in range(12):
+        quality.random_class(replace(case, seed=seed))
+    assert {(bound.class_index, bound.rival) for bound in bounds} == {(0, 1), (2, 0)}
+
+
 def test_the_other_class_of_one_channel_is_minus_the_logit() -> None:
     case = explained("hires_cam", model=toy_model(0))
     layer = "decoder.blocks.0"
@@ -682,11 +702,32 @@ def test_overlap_is_the_correlation_where_both_windows_are() -> None:
     assert quality.overlap_consistency(pictured(brightness)) > expected
 
 
+class Fixed(torch.nn.Module):
+    """A network of one size of picture, as many transformers are."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.encoder = torch.nn.Identity()
+        self.encoder.output_stride = 4  # type: ignore[assignment]
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] != 16:
+            raise RuntimeError("Input image size (12*12) doesn't match model (16*16).")
+        result: Tensor = self.net(images)
+        return result
+
+
 def test_windows_that_cannot_be() -> None:
     case = pictured(brightness)
     case.model.net.encoder.output_stride = 16  # type: ignore[union-attr]
     with pytest.raises(Undefined, match=r"^too small a picture for two windows$"):
         quality.overlap_consistency(case)
+    case = pictured(brightness)
+    fixed = SegmentationModel(Fixed(case.model.net), classes=["roof"]).double()
+    wanted = re.escape("a network that does not take the windows' size")
+    with pytest.raises(Undefined, match=f"^{wanted}$"):
+        quality.overlap_consistency(replace(case, model=fixed))
     region = torch.zeros(16, 16, dtype=torch.bool)
     region[:2, :2] = True
     case = pictured(brightness)

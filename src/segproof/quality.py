@@ -21,7 +21,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from segproof.capture import observe
-from segproof.errors import DataError
+from segproof.errors import DataError, ModelError
 from segproof.explain import FLAT, SYMMETRIES
 from segproof.judge import Card, Case, Undefined
 from segproof.model import SegmentationModel, evaluating
@@ -285,7 +285,8 @@ def overlap_consistency(case: Case) -> float:
     in its upper left and lower right; each is explained alone, for the part of R in it.
 
     Raises:
-        Undefined: a control, a flat map, a picture too small for two windows, a window without R.
+        Undefined: a control, a flat map, a window without R, a picture too small for two windows, a
+            network that takes pictures of one size only.
     """
     _lit(case)
     bound, images = case.seen.bound, case.seen.images
@@ -299,7 +300,10 @@ def overlap_consistency(case: Case) -> float:
         part = _edited(bound, cut)
         if not bool(part.region.any()):
             raise Undefined("a window without the region")
-        maps.append(_again(case, cut(images), part, cut))
+        try:
+            maps.append(_again(case, cut(images), part, cut))
+        except ModelError as error:
+            raise Undefined("a network that does not take the windows' size") from error
     valid = bound.valid[0, lower:height, right:width]
     first, second = maps[0][lower:, right:], maps[1][: height - lower, : width - right]
     return _pearson(first[valid], second[valid])
