@@ -538,3 +538,89 @@ def influence(f: Callable[[Array], Array], x: Array, b: Array, activation: str) 
                 before = confidence(p, c, regions[c])
                 out[a, c] = 1 - confidence(f(keep(~regions[a], x, b)), c, regions[c]) / before
     return out
+# --- measures of a whole heatmap ----------------------------------------------------------------
+def relevance_mass(S: Array, R: Bools, V: Bools) -> float:
+    inside = total = 0.0
+    for i in range(S.shape[0]):
+        for j in range(S.shape[1]):
+            if V[i, j]:
+                total += S[i, j]
+                inside += S[i, j] if R[i, j] else 0.0
+    return inside / total
+
+
+def highest(S: Array, V: Bools, count: int) -> set[tuple[int, int]]:
+    """The `count` highest pixels in V of a map without equal ones."""
+    places = [(i, j) for i in range(S.shape[0]) for j in range(S.shape[1]) if V[i, j]]
+    return set(sorted(places, key=lambda place: -S[place])[:count])
+
+
+def relevance_rank(S: Array, R: Bools, V: Bools) -> float:
+    return sum(bool(R[place]) for place in highest(S, V, int(R.sum()))) / int(R.sum())
+
+
+def pointing_game(S: Array, R: Bools, V: Bools, tolerance: int = 0) -> float:
+    [(i, j)] = highest(S, V, 1)
+    near = [(a, b) for a, b in np.argwhere(R) if max(abs(a - i), abs(b - j)) <= tolerance]
+    return 1.0 if near else 0.0
+
+
+def outline_distance(R: Bools) -> Array:
+    """Euclidean, to the nearest pixel of R; inside R minus that to the nearest one outside."""
+    out = np.zeros(R.shape)
+    for i in range(R.shape[0]):
+        for j in range(R.shape[1]):
+            others = np.argwhere(R[i, j] != R)
+            nearest = min(math.hypot(a - i, b - j) for a, b in others)
+            out[i, j] = -nearest if R[i, j] else nearest
+    return out
+
+
+def ring_profile(S: Array, R: Bools, V: Bools, width: float) -> list[tuple[float, float]]:
+    distance, points = outline_distance(R), []
+    for k in range(-100, 100):
+        # (k w, (k + 1) w] outside; inside the same of the distance without its sign
+        low, high = (k * width, (k + 1) * width) if k >= 0 else (-(k + 1) * width, -k * width)
+        far = distance if k >= 0 else -distance
+        ring = (far > low) & (far <= high) & V
+        if ring.any():
+            points.append(((k + 0.5) * width, float(S[ring].mean())))
+    return points
+
+
+def ring_share(S: Array, R: Bools, V: Bools, width: float) -> float:
+    distance = outline_distance(R)
+    return float(S[(distance > 0) & (distance <= width) & V].sum() / S[V].sum())
+
+
+def gini(S: Array, V: Bools) -> float:
+    """Half the mean absolute difference of all pairs, over the mean."""
+    values = S[V]
+    total = 0.0
+    for a in values:
+        for b in values:
+            total += abs(a - b)
+    return float(total / (2 * len(values) ** 2 * values.mean()))
+
+
+def effective_area(S: Array, V: Bools) -> float:
+    entropy = 0.0
+    for value in S[V] / S[V].sum():
+        entropy -= value * math.log(value) if value > 0 else 0.0
+    return math.exp(entropy) / int(V.sum())
+
+
+def pearson(a: Array, b: Array) -> float:
+    covary = ((a - a.mean()) * (b - b.mean())).mean()
+    return float(covary / math.sqrt(a.var() * b.var()))
+
+
+def max_sensitivity(S: Array, moved: Sequence[Array], V: Bools) -> float:
+    return max(math.sqrt(((new - S)[V] ** 2).sum()) / math.sqrt((S[V] ** 2).sum()) for new in moved)
+
+
+def infidelity(S: Array, removed: Sequence[Bools], drops: Sequence[float]) -> float:
+    """With the best beta found by least squares, over the mean square of the drops."""
+    heats, dY = np.array([S[mask].sum() for mask in removed]), np.array(drops)
+    [beta], *_ = np.linalg.lstsq(heats[:, None], dY, rcond=None)
+    return float(((beta * heats - dY) ** 2).mean() / (dY**2).mean())
