@@ -367,3 +367,40 @@ def iou_delta(p_removed: Array, p_original: Array, c: int, G: Bools, V: Bools, a
     """IoU(Remove(B)) - IoU(x); negative means that removing B did harm."""
     after = iou(decided(p_removed, c, activ), G, V)
     return after - iou(decided(p_original, c, activ), G, V)
+
+
+def ranks(scores: Sequence[float]) -> list[float]:
+    """Rank of each score, 1 = lowest; equal scores share the mean of the places they take."""
+    out = []
+    for score in scores:
+        below = sum(other < score for other in scores)
+        equal = sum(other == score for other in scores)
+        out.append(below + (equal + 1) / 2)
+    return out
+
+
+def ties(scores: Sequence[float]) -> float:
+    """Sum over the groups of t equal scores of t^3 - t."""
+    return float(sum(scores.count(v) ** 3 - scores.count(v) for v in set(scores)))
+
+
+def kendall_w(matrix: Array) -> float:
+    """W of m rankings (rows) of k candidates, corrected for ties. kendall1939."""
+    m, k = matrix.shape
+    placed = [ranks(row.tolist()) for row in matrix]
+    sums = [sum(row[j] for row in placed) for j in range(k)]
+    S = sum((total - m * (k + 1) / 2) ** 2 for total in sums)
+    T = sum(ties(row.tolist()) for row in matrix)
+    return float(12 * S / (m**2 * (k**3 - k) - m * T))
+
+
+def friedman(matrix: Array) -> float:
+    """Friedman's chi-squared of n blocks (rows) and k treatments, corrected for ties."""
+    n, k = matrix.shape
+    placed = [ranks(row.tolist()) for row in matrix]
+    total = 0.0
+    for j in range(k):
+        total += (sum(row[j] for row in placed) / n - (k + 1) / 2) ** 2
+    plain = 12 * n / (k * (k + 1)) * total
+    T = sum(ties(row.tolist()) for row in matrix)
+    return float(plain / (1 - T / (n * k * (k**2 - 1))))
