@@ -538,6 +538,8 @@ def influence(f: Callable[[Array], Array], x: Array, b: Array, activation: str) 
                 before = confidence(p, c, regions[c])
                 out[a, c] = 1 - confidence(f(keep(~regions[a], x, b)), c, regions[c]) / before
     return out
+
+
 # --- measures of a whole heatmap ----------------------------------------------------------------
 def relevance_mass(S: Array, R: Bools, V: Bools) -> float:
     inside = total = 0.0
@@ -624,3 +626,40 @@ def infidelity(S: Array, removed: Sequence[Bools], drops: Sequence[float]) -> fl
     heats, dY = np.array([S[mask].sum() for mask in removed]), np.array(drops)
     [beta], *_ = np.linalg.lstsq(heats[:, None], dY, rcond=None)
     return float(((beta * heats - dY) ** 2).mean() / (dY**2).mean())
+
+
+def ranks(scores: Sequence[float]) -> list[float]:
+    """Rank of each score, 1 = lowest; equal scores share the mean of the places they take."""
+    out = []
+    for score in scores:
+        below = sum(other < score for other in scores)
+        equal = sum(other == score for other in scores)
+        out.append(below + (equal + 1) / 2)
+    return out
+
+
+def ties(scores: Sequence[float]) -> float:
+    """Sum over the groups of t equal scores of t^3 - t."""
+    return float(sum(scores.count(v) ** 3 - scores.count(v) for v in set(scores)))
+
+
+def kendall_w(matrix: Array) -> float:
+    """W of m rankings (rows) of k candidates, corrected for ties. kendall1939."""
+    m, k = matrix.shape
+    placed = [ranks(row.tolist()) for row in matrix]
+    sums = [sum(row[j] for row in placed) for j in range(k)]
+    S = sum((total - m * (k + 1) / 2) ** 2 for total in sums)
+    T = sum(ties(row.tolist()) for row in matrix)
+    return float(12 * S / (m**2 * (k**3 - k) - m * T))
+
+
+def friedman(matrix: Array) -> float:
+    """Friedman's chi-squared of n blocks (rows) and k treatments, corrected for ties."""
+    n, k = matrix.shape
+    placed = [ranks(row.tolist()) for row in matrix]
+    total = 0.0
+    for j in range(k):
+        total += (sum(row[j] for row in placed) / n - (k + 1) / 2) ** 2
+    plain = 12 * n / (k * (k + 1)) * total
+    T = sum(ties(row.tolist()) for row in matrix)
+    return float(plain / (1 - T / (n * k * (k**2 - 1))))

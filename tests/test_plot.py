@@ -73,6 +73,82 @@ def test_faithfulness_is_ordered_by_matched_area(made: Any) -> None:
     ]
 
 
+def bars(figure: Any) -> Any:
+    """Ends of the thick bars over candidates that tie."""
+    return [
+        tuple(line.get_xdata())
+        for line in figure.axes[0].lines
+        if line.get_linewidth() > 3 and len(line.get_xdata()) == 2
+    ]
+
+
+def test_critical_difference_shows_ranks_groups_and_the_ruler(made: Any) -> None:
+    figure = plot.critical_difference(made.mean_ranks, measure="M1")
+    part = made.mean_ranks[made.mean_ranks["measure"] == "M1"]
+    axes: Any = figure.axes[0]
+    dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() not in ("None", "")]
+    assert dots == part["mean_rank"].tolist()
+    letters = {letter for groups in part["groups"] for letter in groups.split()}
+    assert len(bars(figure)) == len(letters) > 1
+    pad = 0.008 * 9
+    for letter, (low, high) in zip(sorted(letters), bars(figure), strict=True):
+        ranks = part.loc[part["groups"].str.split().map(lambda g, k=letter: k in g), "mean_rank"]
+        assert (low + pad, high - pad) == pytest.approx((ranks.min(), ranks.max()))
+    distance = part["critical_difference"].iloc[0]
+    assert any(np.allclose(line.get_xdata(), [1, 1 + distance]) for line in axes.lines)
+    shown = words(figure)
+    assert f"critical difference {distance:.2f}" in shown
+    assert "mean rank (1 = best)" in shown
+    assert "\u2020 not shown to beat random blobs" in shown
+    assert any("M1 confidence (lower is better): all 10 candidates, 6 tiles" in w for w in shown)
+    assert sum("\u00b7  decoder:" in word for word in shown) == 10
+
+
+def test_critical_difference_draws_the_best_and_says_so(made: Any) -> None:
+    figure = plot.critical_difference(made.mean_ranks, limit=4)
+    assert any("4 best of 10 candidates" in word for word in words(figure))
+    assert sum("\u00b7  decoder:" in word for word in words(figure)) == 4
+    axes: Any = figure.axes[0]
+    dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() not in ("None", "")]
+    part = made.mean_ranks[made.mean_ranks["measure"] == "iou_drop"]
+    assert dots == part["mean_rank"].tolist()[:4]
+    whole = plot.critical_difference(made.mean_ranks)
+    ruler = f"critical difference {part['critical_difference'].iloc[0]:.2f}"
+    assert ruler in words(figure)
+    assert ruler in words(whole)
+
+
+@pytest.mark.parametrize("layers", [("decoder:1", "decoder:2"), ("x" * 200, "y" * 200)])
+def test_names_in_a_critical_difference_diagram_do_not_overlap(layers: Any) -> None:
+    table = tables.mean_ranks(make_rows(8, layers=layers, fills=("background_texture",)))
+    figure = plot.critical_difference(table)
+    width = draw(figure).shape[1]
+    boxes = [
+        text.get_window_extent() for text in figure.axes[0].texts if "\u00b7" in text.get_text()
+    ]
+    assert len(boxes) == 10
+    for place, box in enumerate(boxes):
+        assert box.x0 >= 0
+        assert box.x1 <= width
+        assert not any(box.overlaps(other) for other in boxes[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"tiles": 4}, "2 of at least 5 tiles have every candidate"),
+        (
+            {"tiles": 8, "methods": METHODS[:2], "layers": LAYERS[1:]},
+            "2 of at least 3 candidates",
+        ),
+        ({"tiles": 8, "fills": ("neutral",)}, "the fill is not valid, so it ranks nothing"),
+    ],
+)
+def test_a_critical_difference_that_is_not_drawn_says_why(options: Any, reason: Any) -> None:
+    figure = plot.critical_difference(tables.mean_ranks(make_rows(**options)))
+    assert words(figure) == {f"IoU drop (higher is better): not drawn, {reason}"}
+
+
 def test_every_figure_draws_in_both_formats(made: Any) -> None:
     figures = [
         plot.ranking(made.faithfulness, **AT),
@@ -80,6 +156,7 @@ def test_every_figure_draws_in_both_formats(made: Any) -> None:
         plot.layers(made.layers, made.auc, measure="M1", **AT),
         plot.region_size(made.sweep, **AT),
         plot.validity(made.validity),
+        plot.critical_difference(made.mean_ranks, measure="M3"),
     ]
     for figure in figures:
         assert draw(figure)[..., :3].std() > 5
@@ -104,6 +181,7 @@ def test_empty_tables_end_in_a_note() -> None:
         plot.layers(made.layers, made.faithfulness),
         plot.region_size(made.sweep),
         plot.validity(made.validity),
+        plot.critical_difference(made.mean_ranks),
         plot.gallery([], "decoder:1"),
     ):
         assert len(words(figure)) == 1

@@ -80,7 +80,7 @@ def test_page_is_well_formed_and_verdict_comes_first(page: Any) -> None:
 def test_navigation_leads_to_sections(page: Any) -> None:
     ids = set(page.values("id"))
     links = page.values("href")
-    assert len(links) == 9
+    assert len(links) == 10
     assert all(link[1:] in ids for link in links)
 
 
@@ -211,3 +211,28 @@ def test_numbers_of_the_tables_stand_in_the_page(page: Any) -> None:
     for mean in part["mean"]:
         assert f"{mean:.3f}" in page.words
     assert np.isfinite(part["mean"]).all()
+
+
+def test_the_page_says_how_firm_the_order_is(page: Any) -> None:
+    made = tables.make(make_rows(20))
+    assert "How firm is the order?" in page.words
+    across: Any = made.agreement.set_index("factor")
+    assert f"tiles IoU drop {across.loc['images', 'w']:.2f} 18 10 < 0.001" in page.words
+    assert f"0.05, 0.1, 0.2, 0.3 IoU drop {across.loc['areas', 'w']:.2f} 4 10" in page.words
+    ranks = made.mean_ranks[made.mean_ranks["measure"] == "iou_drop"]
+    for rank in ranks["mean_rank"]:
+        assert f"{rank:.2f}" in page.words
+    assert {f"mean ranks by {m}" for m in ("iou_drop", "M1", "M2", "M3")} <= set(page.values("alt"))
+    second = made.precision[made.precision["runner_up"]].iloc[0]
+    assert "To tell apart the two best, Score-CAM at decoder:2 and XGrad-CAM at decoder:2" in (
+        page.words
+    )
+    assert f"{int(second['tiles_apart']):,} {int(second['tiles_apart_all']):,}" in page.words
+    assert "control probability map" in page.words
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_page_of_one_tile_names_no_number_of_tiles() -> None:
+    words = Page(render(make_rows(1), make_tiles(1), make_manifest())).words
+    assert "No number of tiles can be named" in words
+    assert "Too few tiles or candidates for a Friedman test" in words

@@ -362,7 +362,8 @@ def preserved(case: Case) -> float:
 
 
 def excess(case: Case) -> float:
-    """Sum of max(p' - p, 0) over sum of p, 0 and up (mullan2023kernelweighted); p and p' as in `preserved`.
+    """Sum of max(p' - p, 0) over sum of p, 0 and up; p and p' as in `preserved`
+    (mullan2023kernelweighted).
 
     Raises:
         Undefined: nothing predicted (p is 0 everywhere).

@@ -27,9 +27,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from segproof.tables import Preset, measure_label, method_label
+from segproof.stats import LEAST_IMAGES, LEAST_METHODS
+from segproof.tables import ALPHA, Preset, measure_label, method_label
 
 __all__ = [
+    "critical_difference",
     "data_uri",
     "displayed",
     "faithfulness",
@@ -50,6 +52,7 @@ Mask = npt.NDArray[np.bool_]
 INK, SOFT, GRID = "#1f2933", "#5f6b76", "#e3e7eb"
 TRUTH, PREDICTION, REGION = "#ffffff", "#56b4e9", "#56b4e9"
 HEAT = "inferno"
+DAGGER, DOUBLE_DAGGER = "\N{DAGGER}", "\N{DOUBLE DAGGER}"
 STYLES = {
     "grad_cam": ("#0072B2", "o"),
     "grad_cam_pp": ("#E69F00", "s"),
@@ -333,6 +336,134 @@ def ranking(
         axes.tick_params(length=0)
         _label(axes, title=f"{layer}: order by IoU drop, best on top")
     return figure
+
+
+def critical_difference(
+    table: pd.DataFrame, *, measure: str = "iou_drop", preset: Preset = "strict", limit: int = 20
+) -> Figure:
+    """Critical-difference diagram: mean ranks of all candidates, bars over those that tie.
+
+    `table` is `tables.mean_ranks(...)`. A bar joins candidates whose ranks differ by less than
+    Nemenyi's critical difference, the ruler above. At most `limit` candidates, the best by rank,
+    are drawn; the test is that of all. Where it cannot be made the figure says why. Daggers as in
+    the report. Source: demsar2006.
+    """
+    part = table[(table["measure"] == measure) & table["mean_rank"].notna()]
+    name = measure_label(measure, preset)
+    reason = _not_ranked(part)
+    if reason:
+        return _empty(_figure(7.6, 0.6), f"{name}: not drawn, {reason}")
+    part = part.sort_values("mean_rank", kind="stable")
+    first, shown = part.iloc[0], part.iloc[:limit]
+    total, distance = len(part), float(first["critical_difference"])
+    rank = shown["mean_rank"].to_numpy(float)
+    end = float(total) if total <= limit else float(np.ceil(max(rank[-1], 1 + distance)))
+    styles = _styles(_unique(table["method"]))
+    bars = _packed(part, shown, end)
+    depth = 0.2 + 0.13 * (1 + max((row for *_, row in bars), default=-1))
+    left = (len(shown) + 1) // 2
+    bottom = depth + 0.23 * left
+    width, side = 10.4, 0.29  # side: share of the width for the names on either side
+    figure = _figure(width, bottom + 1.45)
+    axes = figure.subplots()
+    scale = (end - 1) / (1 - 2 * side)
+    axes.set_xlim(1 - side * scale, end + side * scale)
+    axes.set_ylim(-bottom, 0.72)
+    axes.set_axis_off()
+    plain: dict[str, Any] = {"fontsize": 8.5, "color": INK, "parse_math": False}
+    axes.plot([1, end], [0, 0], color=INK, linewidth=1.1)
+    for tick in np.arange(1, end + 1e-9, np.ceil(end / 12)):
+        axes.plot([tick, tick], [0, 0.07], color=INK, linewidth=0.9)
+        axes.text(tick, 0.1, f"{tick:g}", ha="center", va="bottom", **plain)
+    axes.text(end + 0.02 * scale, 0.1, "mean rank (1 = best)", va="bottom", **plain)
+    axes.plot([1, 1 + distance], [0.46, 0.46], color=INK, linewidth=1.1)
+    for x in (1, 1 + distance):
+        axes.plot([x, x], [0.4, 0.52], color=INK, linewidth=1.1)
+    note = f"critical difference {distance:.2f}"
+    axes.text(1 + distance / 2, 0.53, note, ha="center", va="bottom", **plain)
+    for low, high, row in bars:
+        y = -0.17 - 0.13 * row
+        axes.plot([low, high], [y, y], color=INK, linewidth=3.6, solid_capstyle="butt", zorder=3)
+    for place, (_, line) in enumerate(shown.iterrows()):
+        color, marker = styles[line["method"]]
+        ours = place < left
+        y = -depth - 0.23 * (place if ours else len(shown) - 1 - place) - 0.08
+        edge = 1 - 0.02 * scale if ours else end + 0.02 * scale
+        x = float(line["mean_rank"])
+        axes.plot([x, x, edge], [0, y, y], color=color, linewidth=1.2, zorder=2)
+        axes.plot(x, 0, marker, color=color, markersize=5.5, zorder=4)
+        align = "right" if ours else "left"
+        shift = (-0.01 if ours else 0.01) * scale
+        axes.text(edge + shift, y, _candidate(line), ha=align, va="center", **plain)
+    p = float(first["p"])
+    seen = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    which = f"all {total} candidates" if total <= limit else f"{limit} best of {total} candidates"
+    title = f"{name}: {which}, {int(first['n'])} tiles with all of them, Friedman {seen}"
+    if p >= ALPHA:
+        title += " (no difference shown)"
+    if first["struck"]:
+        title += " - fill not valid, struck out"
+    _label(axes, title=title)
+    handles = [Line2D([], [], color=INK, linewidth=3.6, label="not distinguishable (5 %)")]
+    for flag, sign, control in (
+        ("beats_random", DAGGER, "random blobs"),
+        ("beats_p_c", DOUBLE_DAGGER, "the probability map"),
+    ):
+        if (shown[flag].notna() & ~shown[flag].fillna(value=True).astype(bool)).any():
+            text = f"{sign} not shown to beat {control}"
+            handles.append(Line2D([], [], linestyle="", label=text))
+    _legend(figure, handles)
+    return figure
+
+
+def _not_ranked(part: pd.DataFrame) -> str:
+    """Why a critical-difference diagram cannot be drawn; empty if it can."""
+    if part.empty:
+        return "nothing was measured"
+    first = part.iloc[0]
+    if not first["ranked"]:
+        return "the fill is not valid, so it ranks nothing"
+    if len(part) < LEAST_METHODS:
+        return f"{len(part)} of at least {LEAST_METHODS} candidates"
+    if first["n"] < LEAST_IMAGES:
+        return f"{first['n']} of at least {LEAST_IMAGES} tiles have every candidate"
+    return ""
+
+
+def _packed(part: pd.DataFrame, shown: pd.DataFrame, end: float) -> list[tuple[float, float, int]]:
+    """Bars (low, high, row) of the groups with two candidates in sight, as few rows as possible."""
+    members: dict[str, list[float]] = {}
+    for rank, letters in zip(part["mean_rank"], part["groups"], strict=True):
+        for letter in letters.split():
+            members.setdefault(letter, []).append(float(rank))
+    last = float(shown["mean_rank"].max())
+    bars: list[tuple[float, float, int]] = []
+    ends: list[float] = []
+    pad = 0.008 * (end - 1)  # so that a bar over equal ranks can be seen, and neighbours are apart
+    reached = 0
+    for ranks in sorted(members.values()):
+        seen = sum(rank <= last for rank in ranks)
+        covered = sum(rank <= min(max(ranks), last) for rank in part["mean_rank"])
+        # Of groups cut at the last name in sight only the first says something.
+        if seen < 2 or covered <= reached:
+            continue
+        reached = covered
+        low, high = min(ranks) - pad, min(max(ranks), end) + pad
+        row = next((k for k, taken in enumerate(ends) if low > taken + pad), len(ends))
+        ends[row : row + 1] = [high]
+        bars.append((low, high, row))
+    return bars
+
+
+def _candidate(line: Any, limit: int = 40) -> str:
+    """Method, layer and daggers; a long name loses its middle."""
+    text = _text(f"{method_label(line['method'])}  ·  {line['layer']}")
+    if len(text) > limit:
+        text = text[: limit // 2 - 2] + "..." + text[-(limit // 2 - 1) :]
+    for flag, sign in (("beats_random", DAGGER), ("beats_p_c", DOUBLE_DAGGER)):
+        if pd.notna(line[flag]) and not line[flag]:
+            text += f" {sign}"
+    return text
 
 
 def layers(

@@ -18,20 +18,32 @@ from scipy import stats as sps
 
 __all__ = [
     "Comparison",
+    "Concordance",
+    "Friedman",
     "Interval",
     "against_best",
+    "complete_blocks",
+    "friedman",
+    "half_width",
     "holm",
     "interval",
     "intervals",
     "kendall_tau",
+    "kendall_w",
     "paired_p",
+    "required_n",
     "smallest_n",
+    "tiles_to_tell_apart",
 ]
 
 Array = npt.NDArray[np.float64]
 
 # Beyond this many pairs the normal approximation is as good as the exact distribution.
 EXACT_LIMIT = 50
+# Below this many images or methods the chi-squared and the studentized range say nothing.
+LEAST_IMAGES, LEAST_METHODS = 5, 3
+# Efficiency of the Wilcoxon test relative to the t test where differences are normal: 3 / pi.
+WILCOXON_ARE = 0.955
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,38 @@ class Comparison:
     decidable: bool
     n: int
     needed: int
+
+
+@dataclass(frozen=True)
+class Friedman:
+    """Friedman's test of equal methods, and Nemenyi's groups; columns as in the matrix.
+
+    `ranks[j]` is the mean rank of method j over the `n` complete images, 1 = best (NaN where
+    n = 0). Two methods whose ranks differ by `critical_difference` or more differ (family-wise
+    alpha). `cliques` are the largest sets without such a pair, best first, of two methods at
+    least; one set of all where the Friedman test itself finds nothing (p >= alpha). `statistic`,
+    `p` and `critical_difference` are NaN, `cliques` empty, below 5 images or 3 methods.
+    """
+
+    statistic: float
+    p: float
+    ranks: Array
+    critical_difference: float
+    cliques: tuple[tuple[int, ...], ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class Concordance:
+    """Kendall's W in [0, 1] of `rankings` complete rankings of `candidates`; NaN if undefined.
+
+    `p` is that of independent rankings in random order; NaN below 5 rankings or 3 candidates.
+    """
+
+    w: float
+    p: float
+    rankings: int
+    candidates: int
 
 
 def interval(
@@ -251,3 +295,164 @@ def kendall_tau(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
         return float("nan")
     result: Any = sps.kendalltau(a[both], b[both])
     return float(result.statistic)
+
+
+def complete_blocks(
+    matrix: npt.ArrayLike,
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return which rows and which columns of `matrix` [images, methods] make a gapless block.
+
+    Columns with fewer than half of the numbers that the fullest has go first, so that one method
+    that failed nearly everywhere does not take all images with it; then every row with a gap.
+    """
+    present = np.isfinite(np.asarray(matrix, dtype=np.float64))
+    count = present.sum(axis=0)
+    columns = (2 * count >= count.max(initial=0)) & (count > 0)
+    rows = np.asarray(present[:, columns].all(axis=1) & columns.any(), dtype=np.bool_)
+    return rows, columns
+
+
+def _row_ranks(block: Array) -> tuple[Array, float]:
+    """Mid-ranks within each row, 1 = lowest, and the sum of t^3 - t over all groups of ties."""
+    # Rounding as in `paired_p`: float noise must not split ties.
+    ranks = np.asarray(sps.rankdata(np.round(block, 12), axis=1), dtype=np.float64)
+    # Within a group of t equal values the ranks 1..t lose (t^3 - t) / 12 of their sum of squares.
+    k = block.shape[1]
+    lost = block.shape[0] * k * (k + 1) * (2 * k + 1) / 6 - float((ranks**2).sum())
+    return ranks, 12 * lost
+
+
+def friedman(matrix: npt.ArrayLike, higher_is_better: bool, *, alpha: float = 0.05) -> Friedman:
+    """Friedman test over the methods of `matrix` [images, methods], images as blocks.
+
+    Only images with every method count; methods equal on an image share the mean of their ranks,
+    and the statistic is divided by 1 - sum(t^3 - t) / (n k (k^2 - 1)), as scipy's. Methods equal
+    on every image give statistic 0 and p 1. Critical difference of Nemenyi: q sqrt(k (k + 1) /
+    (6 n)) with q the quantile of the studentized range (k, infinity) over sqrt(2); it knows no
+    correction for ties, which makes it wider than it need be.
+    Source: friedman1937, nemenyi1963, demsar2006.
+    """
+    data = np.asarray(matrix, dtype=np.float64)
+    block = data[np.isfinite(data).all(axis=1)]
+    n, k = block.shape
+    nan = float("nan")
+    if n == 0 or k == 0:
+        return Friedman(nan, nan, np.full(k, nan), nan, (), 0)
+    ranks, ties = _row_ranks(-block if higher_is_better else block)
+    mean = ranks.mean(axis=0)
+    if n < LEAST_IMAGES or k < LEAST_METHODS:
+        return Friedman(nan, nan, mean, nan, (), n)
+    statistic, p = 0.0, 1.0
+    if ties < n * (k**3 - k):
+        test: Any = sps.friedmanchisquare
+        result = test(*ranks.T)
+        statistic, p = float(result.statistic), float(result.pvalue)
+    q = float(sps.studentized_range.ppf(1 - alpha, k, np.inf)) / sqrt(2)
+    difference = q * sqrt(k * (k + 1) / (6 * n))
+    if p >= alpha:
+        cliques: tuple[tuple[int, ...], ...] = (tuple(np.argsort(mean, kind="stable").tolist()),)
+    else:
+        cliques = _cliques(mean, difference)
+    return Friedman(statistic, p, mean, difference, cliques, n)
+
+
+def _cliques(ranks: Array, difference: float) -> tuple[tuple[int, ...], ...]:
+    """Largest runs of neighbours by rank that span less than `difference`."""
+    order = np.argsort(ranks, kind="stable")
+    in_order = ranks[order]
+    out: list[tuple[int, ...]] = []
+    reached = 0
+    for start in range(len(order)):
+        end = int(np.searchsorted(in_order, in_order[start] + difference - 1e-9))
+        if end - start > 1 and end > reached:
+            out.append(tuple(order[start:end].tolist()))
+            reached = end
+    return tuple(out)
+
+
+def kendall_w(matrix: npt.ArrayLike) -> Concordance:
+    """Kendall's coefficient of concordance of `matrix` [rankings, candidates] of scores.
+
+    W = 12 S / (m^2 (k^3 - k) - m sum(t^3 - t)), S the squared deviations of the rank sums from
+    their mean, t the sizes of the groups of ties; 1 = the same order in all, 0 = none in common.
+    Rankings with a gap are left out (see `complete_blocks`). NaN below two rankings or candidates,
+    or where all candidates tie in all rankings. p: chi-squared m (k - 1) W, k - 1 degrees of
+    freedom, for rankings that are independent of each other. Source: kendall1939.
+    """
+    data = np.asarray(matrix, dtype=np.float64)
+    block = data[np.isfinite(data).all(axis=1)]
+    m, k = block.shape
+    nan = float("nan")
+    if m < 2 or k < 2:
+        return Concordance(nan, nan, m, k)
+    ranks, ties = _row_ranks(block)
+    sums = ranks.sum(axis=0)
+    spread = m**2 * (k**3 - k) - m * ties
+    if spread <= 1e-9 * m**2 * k**3:
+        return Concordance(nan, nan, m, k)
+    w = min(1.0, 12 * float(((sums - sums.mean()) ** 2).sum()) / spread)
+    enough = m >= LEAST_IMAGES and k >= LEAST_METHODS
+    return Concordance(w, float(sps.chi2.sf(m * (k - 1) * w, k - 1)) if enough else nan, m, k)
+
+
+def half_width(values: npt.ArrayLike, level: float = 0.95) -> float:
+    """Half-width of the t interval of the mean of `values` [n]; NaN below two values."""
+    data = np.asarray(values, dtype=np.float64)
+    data = data[np.isfinite(data)]
+    n = data.size
+    if n < 2:
+        return float("nan")
+    return float(sps.t.ppf((1 + level) / 2, n - 1) * data.std(ddof=1) / sqrt(n))
+
+
+def required_n(values: npt.ArrayLike, half_width: float, level: float = 0.95) -> float:
+    """Smallest number of images whose t interval of the mean is at most +-`half_width`.
+
+    The spread is that of `values` [n] (one number per image, or the paired differences of two
+    methods): smallest n >= 2 with t_{(1 + level) / 2, n - 1} s / sqrt(n) <= half_width. NaN for
+    one value or no spread. Raises ValueError for a width or level out of range.
+    """
+    if not half_width > 0:
+        raise ValueError(f"found half-width {half_width}; expected > 0; pass e.g. 0.05")
+    if not 0 < level < 1:
+        raise ValueError(f"found level {level}; expected a number in (0, 1); pass e.g. 0.95")
+    spread = _spread(values)
+    if np.isnan(spread):
+        return spread
+    tail = (1 + level) / 2
+    # The normal quantile gives too few; t needs a handful more.
+    n = max(2, ceil((float(sps.norm.ppf(tail)) * spread / half_width) ** 2))
+    while float(sps.t.ppf(tail, n - 1)) * spread / sqrt(n) > half_width * (1 + 1e-12):
+        n += 1
+    return float(n)
+
+
+def tiles_to_tell_apart(
+    differences: npt.ArrayLike, *, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """Images with which a paired Wilcoxon test shows the observed difference, with this power.
+
+    n = (((a + z_power) s / d)^2 + a^2 / 2) / 0.955, a = z_{1 - alpha / 2}, d and s the mean and
+    the deviation of `differences` [n]: the normal approximation of the t test (a^2 / 2: s is
+    estimated) over the Wilcoxon test's asymptotic relative efficiency, 3 / pi for normal
+    differences; never below the number with which p < alpha is possible at all, where the power
+    is lower. NaN for one value, no spread or no difference. Source: guenther1981, hodges1956.
+    """
+    spread = _spread(differences)
+    data = np.asarray(differences, dtype=np.float64)
+    mean = float(data[np.isfinite(data)].mean()) if np.isfinite(spread) else 0.0
+    if abs(mean) < 1e-12:
+        return float("nan")
+    z = float(sps.norm.ppf(1 - alpha / 2))
+    t_test = ((z + float(sps.norm.ppf(power))) * spread / mean) ** 2 + z**2 / 2
+    return float(max(ceil(t_test / WILCOXON_ARE), smallest_n(1, alpha)))
+
+
+def _spread(values: npt.ArrayLike) -> float:
+    """Standard deviation of the values that are there; NaN for one value or rounding noise."""
+    data = np.asarray(values, dtype=np.float64)
+    data = data[np.isfinite(data)]
+    if data.size < 2:
+        return float("nan")
+    spread = float(data.std(ddof=1))
+    return spread if spread > 1e-12 else float("nan")

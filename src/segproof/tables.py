@@ -24,6 +24,7 @@ __all__ = [
     "Headline",
     "Tables",
     "against_controls",
+    "agreement",
     "auc",
     "best",
     "candidates",
@@ -35,10 +36,13 @@ __all__ = [
     "layers",
     "m3_gain",
     "make",
+    "mean_ranks",
+    "measure_agreement",
     "measure_label",
     "measure_of",
     "method_label",
     "originals",
+    "precision",
     "statuses",
     "strategy_label",
     "sweep",
@@ -762,6 +766,235 @@ def fill_agreement(rows: pd.DataFrame, preset: Preset = "strict") -> pd.DataFram
     return pd.DataFrame(out, columns=names)
 
 
+# --- how firm the order is ---------------------------------------------------------------------
+
+
+def _candidates(
+    rows: pd.DataFrame, measure: str, preset: Preset, at: Headline
+) -> tuple[_Cells, bool]:
+    """Cells layer x method x level of `measure` at the headline cell, controls included."""
+    chosen = rows[(rows["reference"] == at.reference) & (rows["fill"] == at.fill)]
+    return _measure_cells(chosen, measure, preset, at.binarisation, _samples(rows))
+
+
+def _takes_part(measure: str, valid: bool | None, preset: Preset) -> bool:
+    """Whether a measure may rank under a fill: M1 and IoU drop only under one that is valid."""
+    return measure not in ("M1", "iou_drop") or valid is not False or preset == "paper"
+
+
+def _judged_by(at: Headline, preset: Preset) -> str:
+    return "iou_drop" if _takes_part("iou_drop", at.valid, preset) else "M3"
+
+
+def mean_ranks(
+    rows: pd.DataFrame,
+    preset: Preset = "strict",
+    *,
+    at: Headline | None = None,
+    against: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Friedman test and mean ranks of all layer x method candidates, measure by measure.
+
+    One line per measure (M1, M2, M3, iou_drop) x candidate at the headline cell, best rank first;
+    an image's values are means over the levels. Columns: reference, fill, mean_rank (1 = best),
+    groups (letters, " " between; candidates with a letter in common are not distinguishable),
+    statistic, p, critical_difference (Nemenyi, 5 % family-wise), candidates, n (images with every
+    candidate), valid_fill, struck, ranked and the flags. A candidate with fewer than half of the
+    images of the fullest has NaN and takes no part. Controls are no candidates; they mark.
+    """
+    at = headline(rows) if at is None else at
+    parts = []
+    for measure in MEASURES:
+        cells, higher = _candidates(rows[~_is_control(rows)], measure, preset, at)
+        folded = _over_levels(cells)
+        images, columns = stats.complete_blocks(folded.matrix)
+        found = stats.friedman(folded.matrix[np.ix_(images, columns)], higher, alpha=ALPHA)
+        places = np.flatnonzero(columns)
+        ranks = np.full(len(columns), np.nan)
+        ranks[places] = found.ranks
+        groups = np.full(len(columns), "", dtype=object)
+        for number, clique in enumerate(found.cliques):
+            groups[places[list(clique)]] += f" {_letter(number)}"
+        frame = folded.keys.assign(
+            measure=measure,
+            mean_rank=ranks,
+            groups=[text.strip() for text in groups],
+            statistic=found.statistic,
+            p=found.p,
+            critical_difference=found.critical_difference,
+            candidates=len(places),
+            n=found.n,
+        )
+        parts.append(frame.sort_values("mean_rank", kind="stable"))
+    frame = pd.concat(parts, ignore_index=True)
+    struck = frame["measure"].isin(["M1", "iou_drop"])
+    frame = _judged(frame, validity(rows), struck, preset)
+    return _flagged(frame, against_controls(rows, preset) if against is None else against)
+
+
+def _letter(number: int) -> str:
+    """Name of a group: a ... z, aa ... zz, aaa ..."""
+    return chr(ord("a") + number % 26) * (1 + number // 26)
+
+
+def _oriented(cells: _Cells, higher: bool) -> pd.DataFrame:
+    """Means over images, candidates in rows; higher is better whatever the measure."""
+    mean = stats.intervals(cells.matrix, resamples=1)[0]
+    return cells.keys.assign(score=mean if higher else -mean)
+
+
+def _by_measure(rows: pd.DataFrame, preset: Preset, at: Headline) -> pd.DataFrame:
+    """Scores with one line per candidate and one column per measure that takes part."""
+    parts = []
+    for measure in MEASURES:
+        if _takes_part(measure, at.valid, preset):
+            cells, higher = _candidates(rows[~_is_control(rows)], measure, preset, at)
+            parts.append(_oriented(_over_levels(cells), higher).assign(measure=measure))
+    frame = pd.concat(parts, ignore_index=True)
+    wide = frame.pivot(index=["layer", "method"], columns="measure", values="score")
+    return wide[[name for name in MEASURES if name in wide.columns]]
+
+
+def measure_agreement(
+    rows: pd.DataFrame, preset: Preset = "strict", *, at: Headline | None = None
+) -> pd.DataFrame:
+    """Kendall tau between the rankings of all candidates by each two headline measures.
+
+    At the headline cell; every measure is turned so that higher is better. Columns: reference,
+    fill, measure_a, measure_b, tau, candidates. M1 and IoU drop are missing where the fill is not
+    valid (strict).
+    """
+    at = headline(rows) if at is None else at
+    wide = _by_measure(rows, preset, at)
+    out = []
+    for a, b in combinations(wide.columns, 2):
+        tau = stats.kendall_tau(wide[a].to_numpy(), wide[b].to_numpy())
+        count = int(wide[[a, b]].notna().all(axis=1).sum())
+        out.append((at.reference, at.fill, a, b, tau, count))
+    names = ["reference", "fill", "measure_a", "measure_b", "tau", "candidates"]
+    return pd.DataFrame(out, columns=names)
+
+
+def agreement(
+    rows: pd.DataFrame, preset: Preset = "strict", *, at: Headline | None = None
+) -> pd.DataFrame:
+    """Kendall's W: how far the order of all candidates stays when one thing changes.
+
+    One line per factor: fills (those under which the measure ranks), areas (thresholds where no
+    area was studied), measures (all that rank), images; the rest stays at the headline cell and
+    measure. Columns: factor, measure, compared (what the rankings belong to), w (1 = the same
+    order, 0 = nothing in common), rankings, candidates (that all rankings hold), p. p exists for
+    images alone: rankings made from the same images are not independent. Controls are no
+    candidates: that random blobs come last everywhere would pass for agreement.
+    """
+    at = headline(rows) if at is None else at
+    measure = _judged_by(at, preset)
+    methods = rows[~_is_control(rows)]
+    cells, higher = _candidates(methods, measure, preset, at)
+    folded = _over_levels(cells)
+    fills = _by_fill(methods, measure, preset, at, validity(rows))
+    levels = _oriented(cells, higher)
+    by_level = levels.pivot(index=["layer", "method"], columns="level", values="score")
+    measures = _by_measure(rows, preset, at)
+    kind = f"{at.binarisation}s"
+    images = folded.matrix if higher else -folded.matrix
+    out = [
+        ("fills", measure, ", ".join(map(str, fills.columns)), fills.to_numpy().T),
+        (kind, measure, ", ".join(f"{x:g}" for x in by_level.columns), by_level.to_numpy().T),
+        ("measures", "", ", ".join(map(str, measures.columns)), measures.to_numpy().T),
+        ("images", measure, "", images),
+    ]
+    lines = []
+    for factor, judged, compared, scores in out:
+        kept, columns = stats.complete_blocks(scores)
+        if factor != "images":  # few rankings, each a mean over images: rather lose a candidate
+            kept = np.isfinite(scores).any(axis=1)
+            columns = np.isfinite(scores[kept]).all(axis=0) & bool(kept.any())
+        found = stats.kendall_w(scores[np.ix_(kept, columns)])
+        p = found.p if factor == "images" else float("nan")
+        lines.append((factor, judged, compared, found.w, found.rankings, found.candidates, p))
+    names = ["factor", "measure", "compared", "w", "rankings", "candidates", "p"]
+    return pd.DataFrame(lines, columns=names)
+
+
+def _by_fill(
+    methods: pd.DataFrame, measure: str, preset: Preset, at: Headline, valid: pd.DataFrame
+) -> pd.DataFrame:
+    """Scores with one line per candidate and one column per fill under which `measure` ranks."""
+    chosen = methods[methods["reference"] == at.reference]
+    if not _takes_part(measure, False, preset):
+        bad = valid[~valid["valid"].astype(bool) & (valid["reference"] == at.reference)]
+        chosen = chosen[~chosen["fill"].isin(bad["fill"])]
+    cells, higher = _measure_cells(chosen, measure, preset, at.binarisation, _samples(methods))
+    frame = _oriented(_over_levels(cells), higher)
+    return frame.pivot(index=["layer", "method"], columns="fill", values="score")
+
+
+def precision(
+    rows: pd.DataFrame,
+    preset: Preset = "strict",
+    *,
+    at: Headline | None = None,
+    against: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """How exact the headline measure is, and how many images would make it exact enough.
+
+    One line per candidate at the headline cell, best first, then the controls (layer ""). Columns:
+    measure, reference, fill, mean, n, half_width (of the 95 % t interval), tiles_05 and tiles_02
+    (images for +-0.05 and +-0.02, from the spread seen), difference (the best minus this one,
+    paired, positive), tiles_apart (images that show this difference at 80 % power in a Wilcoxon
+    test of this pair alone, two-sided 5 %), tiles_apart_all (at 5 % over the number of pairs, as
+    the first step of Holm needs), runner_up and the flags. NaN for one image or no spread, and
+    where the difference is not positive. The difference seen between the two best is uncertain
+    itself, so the number is an order of magnitude; see `stats.tiles_to_tell_apart`.
+    """
+    at = headline(rows) if at is None else at
+    measure = _judged_by(at, preset)
+    cells, higher = _candidates(rows, measure, preset, at)
+    folded = _over_levels(cells)
+    frame = folded.keys.assign(measure=measure, control=_is_control(folded.keys))
+    score = folded.matrix if higher else -folded.matrix
+    ours = np.flatnonzero(~frame["control"].to_numpy(bool))
+    values = [score[:, j] for j in range(score.shape[1])]
+    present = np.isfinite(score)
+    differences = [np.full(len(score), np.nan) for _ in values]
+    best, runner_up = -1, -1
+    if present[:, ours].any():
+        found = stats.against_best(score[:, ours], True, alpha=ALPHA)
+        best = int(ours[found.best])
+        runner_up = -1 if found.runner_up is None else int(ours[found.runner_up])
+        differences = [score[:, best] - column for column in values]
+    pairs = max(1, len(ours) * (len(ours) - 1) // 2)
+    apart, gaps = np.full((2, len(values)), np.nan), np.full(len(values), np.nan)
+    for j, difference in enumerate(differences):
+        if j == best or not np.isfinite(difference).any():
+            continue
+        gaps[j] = float(np.nanmean(difference))
+        if gaps[j] > 0:
+            alphas = (ALPHA, ALPHA / pairs)
+            apart[:, j] = [stats.tiles_to_tell_apart(difference, alpha=a) for a in alphas]
+    mean = stats.intervals(folded.matrix, resamples=1)[0]
+    place = np.arange(len(values))
+    frame = frame.assign(
+        mean=mean,
+        n=present.sum(axis=0).astype(int),
+        half_width=[stats.half_width(column) for column in values],
+        tiles_05=[stats.required_n(column, 0.05) for column in values],
+        tiles_02=[stats.required_n(column, 0.02) for column in values],
+        difference=gaps,
+        tiles_apart=apart[0],
+        tiles_apart_all=apart[1],
+        is_best=place == best,
+        runner_up=place == runner_up,
+    )
+    frame = _judged(frame, validity(rows), measure in ("M1", "iou_drop"), preset)
+    frame = _flagged(frame, against_controls(rows, preset) if against is None else against)
+    order = ["control", "is_best", "runner_up", "mean"]
+    ascending = [True, False, False, not higher]
+    frame = frame.sort_values(order, ascending=ascending, na_position="last", kind="stable")
+    return frame.drop(columns="control").reset_index(drop=True)
+
+
 def statuses(rows: pd.DataFrame) -> pd.DataFrame:
     """Count images by status for every layer x method.
 
@@ -948,6 +1181,10 @@ class Tables:
     against_controls: pd.DataFrame
     m3_gain: pd.DataFrame
     fill_agreement: pd.DataFrame
+    mean_ranks: pd.DataFrame
+    agreement: pd.DataFrame
+    measure_agreement: pd.DataFrame
+    precision: pd.DataFrame
     statuses: pd.DataFrame
     originals: pd.DataFrame
 
@@ -955,7 +1192,7 @@ class Tables:
 def make(rows: pd.DataFrame, preset: Preset = "strict") -> Tables:
     """Make all tables from the rows of a study."""
     against, valid, at = against_controls(rows, preset), validity(rows), headline(rows)
-    measure = "iou_drop" if at.valid is not False or preset == "paper" else "M3"
+    measure = _judged_by(at, preset)
     return Tables(
         preset=preset,
         at=at,
@@ -970,6 +1207,10 @@ def make(rows: pd.DataFrame, preset: Preset = "strict") -> Tables:
         against_controls=against,
         m3_gain=m3_gain(rows),
         fill_agreement=fill_agreement(rows, preset),
+        mean_ranks=mean_ranks(rows, preset, at=at, against=against),
+        agreement=agreement(rows, preset, at=at),
+        measure_agreement=measure_agreement(rows, preset, at=at),
+        precision=precision(rows, preset, at=at, against=against),
         statuses=statuses(rows),
         originals=originals(rows),
     )

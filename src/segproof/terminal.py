@@ -24,7 +24,7 @@ MOST = 15  # lines of a brief ranking
 
 
 def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
-    """Print tasks 1, 2 and 3 at the headline fill; struck-through numbers measure outlines.
+    """Print tasks 1-3 and the rank agreement at the headline fill; struck through: outlines.
 
     `brief`: only the ranking of all methods and layers together, the best of them.
     """
@@ -35,6 +35,7 @@ def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
         _print_best(out, made, kind)
     _print_ranking(out, made)
     _print_layers(out, made)
+    _print_agreement(out, made)
 
 
 def _print_best(out: Console, made: Tables, kind: str) -> None:
@@ -156,6 +157,26 @@ def _print_layers(out: Console, made: Tables) -> None:
             f"{row.low:+.3f} to {row.high:+.3f}",
             "" if pd.isna(row.p) else f"{row.p:.3f}",
             escape(row.better) or "tie",
+        )
+    out.print(table, "")
+
+
+def _print_agreement(out: Console, made: Tables) -> None:
+    if made.mean_ranks.empty:
+        return
+    table = _table("Rank agreement: Kendall's W (1 = the same order)", made)
+    for name in ("across", "by"):
+        table.add_column(name)
+    for name in ("W", "rankings", "candidates", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in _lines(made.agreement):
+        table.add_row(
+            f"{row.factor}: {escape(row.compared)}" if row.compared else row.factor,
+            row.measure or "each",
+            "-" if pd.isna(row.w) else f"{row.w:.2f}",
+            f"{row.rankings}",
+            f"{row.candidates}",
+            "" if pd.isna(row.p) else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}",
         )
     out.print(table, "")
 

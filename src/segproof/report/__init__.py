@@ -459,9 +459,73 @@ def _task2(made: Tables) -> Section:
             caption = "Crossing lines: the order at fixed thresholds comes partly from region size."
             uri = plot.data_uri(plot.svg(figure))
             target.add("picture", Picture(uri, "order at thresholds and at matched area", caption))
+        if place == 0:
+            _mean_ranks(target, made)
         if place:
             section.add("fold", target)
     return section
+
+
+def _mean_ranks(section: Section, made: Tables) -> None:
+    """Critical-difference diagrams: the measure that decides in sight, the others folded."""
+    frame = made.mean_ranks
+    if frame.empty:
+        return
+    lead = str(made.precision["measure"].iloc[0])
+    section.add("heading", "All layers and methods together, by rank")
+    caption = (
+        "Every tile ranks the candidates; the axis shows the mean ranks. Candidates under one bar "
+        "are not distinguishable: their ranks differ by less than Nemenyi's critical difference."
+    )
+    section.add("picture", _ranks_picture(made, lead, caption))
+    others = Section("", "The same by the other measures, and all mean ranks")
+    for measure in (m for m in ("iou_drop", "M1", "M2", "M3") if m != lead):
+        others.add("picture", _ranks_picture(made, measure, ""))
+    others.add("grid", _ranks_grid(frame))
+    section.add("fold", others)
+
+
+def _ranks_picture(made: Tables, measure: str, caption: str) -> Picture:
+    figure = plot.critical_difference(made.mean_ranks, measure=measure, preset=made.preset)
+    return Picture(plot.data_uri(plot.svg(figure)), f"mean ranks by {measure}", caption)
+
+
+def _measure_name(measure: str) -> str:
+    return "IoU drop" if measure == "iou_drop" else measure
+
+
+def _ranks_grid(frame: pd.DataFrame) -> Grid:
+    measures = list(dict.fromkeys(frame["measure"]))
+    indexed = {(i["layer"], i["method"], i["measure"]): i for i in _lines(frame)}
+    order = _at(frame, measure="iou_drop" if "iou_drop" in measures else measures[0])
+    lines = []
+    for layer, method in zip(order["layer"], order["method"], strict=True):
+        line = [Cell(str(layer)), Cell(method_label(method))]
+        for measure in measures:
+            item = indexed.get((layer, method, measure))
+            if item is None:
+                line.append(_num(DASH))
+                continue
+            struck = bool(item["struck"])
+            text, small = _number(item["mean_rank"], 2), item["groups"] if item["ranked"] else ""
+            line.append(_num(text, small=small, struck=struck, mark=_mark(item)))
+        lines.append(line)
+    head = [("Layer", False), ("Method", False), *((_measure_name(m), True) for m in measures)]
+    tests = []
+    for measure in measures:
+        item = _lines(_at(frame, measure=measure))[0]
+        if pd.notna(item["p"]):
+            tests.append(f"{_measure_name(measure)} p {_p(item['p'])} (n = {item['n']})")
+    words = (
+        f"Friedman test: {'; '.join(tests)}. "
+        if tests
+        else "Too few tiles or candidates for a Friedman test. "
+    )
+    caption = (
+        "Mean rank, 1 = best, over the tiles that have every candidate; ties on a tile share the "
+        "mean of their ranks. Candidates with a letter in common are not distinguishable. "
+    )
+    return Grid(head, lines, caption + words)
 
 
 def _faithfulness_grid(part: pd.DataFrame) -> Grid:
@@ -596,21 +660,6 @@ def _controls(made: Tables) -> Section:
     if len(made.m3_gain):
         section.add("heading", "What the highlighted region adds to the target alone")
         section.add("grid", _gain_grid(made))
-    if len(made.fill_agreement):
-        section.add("heading", "Do the valid fills agree?")
-        lines = [
-            [
-                Cell("IoU drop" if i["measure"] == "iou_drop" else i["measure"]),
-                Cell(i["layer"]),
-                Cell(f"{i['fill_a']} and {i['fill_b']}"),
-                _num(_number(i["tau"], 2)),
-                _num(str(i["methods"])),
-            ]
-            for i in _lines(_at(made.fill_agreement, reference=made.at.reference))
-        ]
-        head = [("Measure", False), ("Layer", False), ("Fills", False), ("Kendall tau", True)]
-        caption = f"1: the same order of methods under both fills; {MINUS}1: the reverse."
-        section.add("grid", Grid([*head, ("Methods", True)], lines, caption))
     return section
 
 
@@ -689,6 +738,155 @@ def _gain_grid(made: Tables) -> Grid:
     return Grid([*head, ("n", True)], lines, caption)
 
 
+FACTORS = {
+    "fills": "fills",
+    "areas": "matched areas",
+    "thresholds": "thresholds",
+    "measures": "measures",
+    "images": "tiles",
+}
+
+
+def _firmness(made: Tables) -> Section:
+    section = Section(
+        "firmness",
+        "How firm is the order?",
+        "Does the order of all layers and methods stay when the fill, the region size, the "
+        "measure or the tile changes, and how many tiles would settle what is still open?",
+    )
+    section.add("heading", "Rank agreement")
+    section.add("grid", _agreement_grid(made.agreement))
+    if len(made.measure_agreement):
+        section.add("heading", "Do the measures agree?")
+        section.add("grid", _tau_grid(made.measure_agreement))
+    if len(made.fill_agreement):
+        section.add("heading", "Do the valid fills agree?")
+        lines = [
+            [
+                Cell(_measure_name(i["measure"])),
+                Cell(i["layer"]),
+                Cell(f"{i['fill_a']} and {i['fill_b']}"),
+                _num(_number(i["tau"], 2)),
+                _num(str(i["methods"])),
+            ]
+            for i in _lines(_at(made.fill_agreement, reference=made.at.reference))
+        ]
+        head = [("Measure", False), ("Layer", False), ("Fills", False), ("Kendall tau", True)]
+        caption = f"1: the same order of methods under both fills; {MINUS}1: the reverse."
+        section.add("grid", Grid([*head, ("Methods", True)], lines, caption))
+    if len(made.precision):
+        section.add("heading", "How many tiles are enough?")
+        section.add("text", _enough(made.precision))
+        section.add("grid", _precision_grid(made.precision))
+    return section
+
+
+def _agreement_grid(frame: pd.DataFrame) -> Grid:
+    lines = [
+        [
+            Cell(FACTORS[i["factor"]]),
+            Cell(", ".join(_measure_name(m) for m in str(i["compared"]).split(", "))),
+            Cell(_measure_name(i["measure"]) if i["measure"] else "each"),
+            _num(_number(i["w"], 2)),
+            _num(str(i["rankings"])),
+            _num(str(i["candidates"])),
+            _num(_p(i["p"])),
+        ]
+        for i in _lines(frame)
+    ]
+    head = [("Across", False), ("Which", False), ("By", False), ("Kendall's W", True)]
+    caption = (
+        "Kendall's W over all layers and methods, controls left out: 1, the same order in all "
+        f"rankings; 0, nothing in common; {DASH}, fewer than two rankings. p (no agreement beyond "
+        "chance) exists for tiles alone: the other rankings are made from the same tiles."
+    )
+    names = (("Rankings", True), ("Candidates", True), ("p", True))
+    return Grid([*head, *names], lines, caption)
+
+
+def _tau_grid(frame: pd.DataFrame) -> Grid:
+    names = list(dict.fromkeys([*frame["measure_a"], *frame["measure_b"]]))
+    tau = {(i["measure_a"], i["measure_b"]): i["tau"] for i in _lines(frame)}
+    lines = [
+        [
+            Cell(_measure_name(a)),
+            *(_num("1" if a == b else _number(tau.get((a, b), tau.get((b, a))), 2)) for b in names),
+        ]
+        for a in names
+    ]
+    head = [("", False), *((_measure_name(name), True) for name in names)]
+    caption = (
+        "Kendall tau between the orders of all layers and methods, every measure turned so that "
+        f"better is higher. 1: the same order; {MINUS}1: the reverse. Over "
+        f"{int(frame['candidates'].min())} candidates."
+    )
+    return Grid(head, lines, caption)
+
+
+def _enough(frame: pd.DataFrame) -> str:
+    """How many tiles would tell the two best apart, in a sentence."""
+    several = frame["layer"].nunique() > 2
+    best, second = frame[frame["is_best"]], frame[frame["runner_up"]]
+    if best.empty or second.empty:
+        return "There is no second candidate to be told from the best."
+    first, other = best.iloc[0], second.iloc[0]
+
+    def name(line: Any) -> str:
+        return method_label(line["method"]) + (f" at {line['layer']}" if several else "")
+
+    pair = f"the two best, {name(first)} and {name(other)}"
+    if pd.isna(other["tiles_apart"]):
+        why = "one tile has no spread" if other["n"] < 2 else "they do not differ on these tiles"
+        return f"No number of tiles can be named that would tell apart {pair}: {why}."
+    return (
+        f"To tell apart {pair}, which differ by {_number(other['difference'])} here, about "
+        f"{_tiles(_rounded(other['tiles_apart']))} tiles would be needed at 80 % power, and about "
+        f"{_tiles(_rounded(other['tiles_apart_all']))} if all pairs are compared "
+        f"(there are {other['n']})."
+    )
+
+
+def _rounded(value: float) -> float:
+    """Two digits of a large number: it is an order of magnitude."""
+    return value if value < 100 else float(f"{value:.1e}")
+
+
+def _tiles(value: Any) -> str:
+    return DASH if pd.isna(value) else "> 100,000" if value > 1e5 else f"{int(value):,}"
+
+
+def _precision_grid(frame: pd.DataFrame) -> Grid:
+    lines = [
+        [
+            Cell(i["layer"] or "control"),
+            Cell(method_label(i["method"]), mark=_mark(i)),
+            _num(_number(i["mean"]), struck=bool(i["struck"])),
+            _num(_number(i["half_width"]), struck=bool(i["struck"])),
+            _num(str(i["n"])),
+            _num(_tiles(i["tiles_05"])),
+            _num(_tiles(i["tiles_02"])),
+            _num("best" if i["is_best"] else _number(i["difference"])),
+            _num(_tiles(i["tiles_apart"])),
+            _num(_tiles(i["tiles_apart_all"])),
+        ]
+        for i in _lines(frame)
+    ]
+    sign = "\N{PLUS-MINUS SIGN}"
+    head = [("Layer", False), ("Method", False)]
+    names = (_measure_name(frame["measure"].iloc[0]), sign, "n", f"n for {sign}0.05")
+    head += [(name, True) for name in (*names, f"n for {sign}0.02", "Behind the best")]
+    head += [("n to show it", True), ("n, all pairs", True)]
+    caption = (
+        f"{sign}: half-width of the 95 % t interval of the mean, and the tiles that would make it "
+        "as small as named, given the spread seen. n to show it: tiles with which a paired "
+        "Wilcoxon test of this pair finds the difference seen, with 80 % power at two-sided 5 % "
+        "(normal approximation; efficiency of the Wilcoxon test 0.955); all pairs: at "
+        "5 % over the number of pairs. A difference seen on few tiles is uncertain itself, and so "
+        "are these numbers."
+    )
+    return Grid(head, lines, caption)
+
+
 def _statuses(made: Tables) -> Section:
     section = Section(
         "statuses",
@@ -760,6 +958,14 @@ NOTES: tuple[tuple[str, str], ...] = (
             "95 % bootstrap over tiles (expanded percentile, Hesterberg 2015). Differences: "
             "Wilcoxon signed-rank test on the same tiles, with Holm's correction; a method is "
             "tied with the best if p is at least 0.05."
+        ),
+    ),
+    (
+        "Mean ranks",
+        (
+            "Friedman test over the tiles that have every candidate, then Nemenyi's critical "
+            "difference (Dem\N{LATIN SMALL LETTER S WITH CARON}ar 2006). It looks at ranks alone "
+            "and at all candidates at once, so it tells fewer apart than the paired tests do."
         ),
     ),
 )
@@ -842,6 +1048,7 @@ def render(
         _task2(made),
         _task3(made),
         _controls(made),
+        _firmness(made),
         _statuses(made),
         _notes(),
         _reproduce(manifest),
