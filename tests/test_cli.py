@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,8 +23,11 @@ from PIL import Image
 
 from segproof import cli
 from segproof.load import demo_model_spec, save_model
+from segproof.measures import MEASURES
 from segproof.scenes import write_scenes
+from segproof.settings import MAP_MEASURES
 
+ROOT = Path(__file__).resolve().parent.parent
 MODEL = demo_model_spec()
 Run = Callable[..., tuple[int, str, str]]
 SHORT = "--methods grad_cam --layers decoder:1,decoder:2 --thresholds 0.3 --areas 0.1 --seed 1"
@@ -271,6 +275,27 @@ def test_multispectral_tiles_from_end_to_end(run: Run, tmp_path: Path) -> None:
     assert not err
 
 
+def test_measures_have_evidence_cards(run: Run) -> None:
+    code, out, _ = run("measures")
+    assert code == 0
+    known = [*MEASURES, *MAP_MEASURES]
+    assert len(known) == len(set(known)) >= 25
+    for name in known:
+        assert f"{name}  " in out
+    assert out.count("misleads:") == len(MAP_MEASURES)
+    code, out, _ = run("measures", "deletion")
+    assert code == 0
+    assert "lower is better" in out
+    assert "petsiuk2018rise" in out
+    assert "insertion  " not in out
+    keys = re.findall(r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text(), re.M)
+    assert len(keys) == len(set(keys))
+    for name, card in MAP_MEASURES.items():
+        assert card.source in ("", *keys), name
+        assert card.failure.strip(), name
+        assert card.low < card.high, name
+
+
 def test_failed_tiles_change_the_exit_code(run: Run, tmp_path: Path) -> None:
     _, second, _ = write_scenes(tmp_path / "data", 3, seed=2, size=96)
     second.write_bytes(second.read_bytes()[:300])
@@ -327,6 +352,23 @@ WRONG = [
     (["EXPLAIN", "--objects", "--smooth"], "one of both"),
     (["EXPLAIN", "--query", "0"], "a network of queries"),
     (["STUDY", "--region", "object:1"], "for a set of tiles"),
+    (["STUDY", "--measures", "deletoin"], "did you mean deletion"),
+    (["STUDY", "--masses", "1.5"], "between 0 and 1"),
+    (["measures", "deletoin"], "did you mean deletion"),
+    (
+        [
+            "recommend",
+            "--model",
+            "MODEL",
+            "--data",
+            "/nowhere",
+            "--class",
+            "building",
+            "--out",
+            "OUT",
+        ],
+        "no folder /nowhere",
+    ),
     (["doctor", "--model", "smp:/nowhere"], "config.json"),
     (["layers", "--model", "MODEL", "--image", "/nowhere.png"], "no file /nowhere.png"),
     (["EXPLAIN", "SMALL_MASK"], "the size of"),

@@ -34,12 +34,15 @@ from segproof import (
     report,
 )
 from segproof.cam import METHODS, occlusion_windows
+from segproof.capture import capture
 from segproof.errors import ModelError
 from segproof.explain import clean_of, explain_all
+from segproof.judge import Case
 from segproof.load import demo_model_spec, save_model
 from segproof.perturb import FILLS, Fill, make_fill
 from segproof.results import COLUMNS
 from segproof.scenes import write_scenes
+from segproof.settings import MAP_MEASURES
 from segproof.target import Region
 from segproof.trial import KINDS, RANDOM_SEEDS, _donor, choose_fills, edges, study_tile
 
@@ -308,6 +311,65 @@ def test_masses_and_otsu_are_further_rows(tiles: Path, tmp_path: Path) -> None:
         )
     assert len(results.rows) == study.plan().shown_per_tile
     assert "--otsu" in study.command("x").split()
+
+
+def test_measures_of_whole_heatmaps_are_scores(
+    tiles: Path, tmp_path: Path, network: SegmentationModel
+) -> None:
+    """Each against the measure called by hand; controls scored where they can be; counted, stored,
+    exported and shown.
+    """
+    names = ("deletion", "relevance_mass", "gini", "random_class", "road_morf")
+    settings = SMALL | {"limit": 2, "areas": (0.1,), "thresholds": ()}
+    study = Study.of(data=str(tiles), **settings, controls=("random", "p_c"), measures=names)
+    results = study.run(tmp_path / "run")
+    scores = results.scores
+    candidates = [(m, la) for la in SMALL["layers"] for m in SMALL["methods"]]
+    keys = set(zip(scores["method"], scores["layer"], strict=True))
+    assert keys == {*candidates, ("control:random", ""), ("control:p_c", "")}
+    assert len(scores) == len(names) * 6  # the second tile has no building
+    assert scores["value"].isna().equals(scores["reason"] != "")
+    data = FolderDataset(tiles)
+    sample = data[0]
+    truth, target = sample["mask"] == 1, Target("building", region="truth")
+    fill = results.manifest["fills"][0]
+    made_fill = _fill(network, sample["image"], truth, target, fill, results, tiles)
+    for method, layer in candidates[:2]:
+        made = explain(
+            network, sample["image"], method=method, layer=layer, target=target, truth=truth
+        )
+        seen = capture(network, sample["image"][None], target, [], truth[None], gradients=False)
+        case = Case(network, seen, made.heatmap(), made_fill, truth)
+        for name in ("deletion", "relevance_mass", "gini"):
+            [row] = scores[
+                (scores["method"] == method)
+                & (scores["layer"] == layer)
+                & (scores["measure"] == name)
+            ].itertuples()
+            assert row.value == pytest.approx(MAP_MEASURES[name].function(case), abs=2e-5)
+            assert row.fill == fill
+    control = scores[(scores["method"] == "control:p_c") & (scores["measure"] == "random_class")]
+    assert control["reason"].tolist() == ["a control has no method"]
+    judged = results.judged()
+    assert set(judged["measure"]) == set(names)
+    counted = judged[judged["method"] == "control:p_c"].set_index("measure")["reasons"]
+    assert counted["random_class"] == "a control has no method (1)"
+    exported = pd.read_csv(tmp_path / "run" / "scores.csv")
+    assert len(exported) == len(scores)
+    page = report.render(results.rows, results.tiles, results.manifest, judged=judged)
+    assert "deletion (lower is better)" in page
+    assert "a control has no method (1)" in page
+    # what they cost is counted too
+    spent = results.tiles["forwards"].iloc[0]
+    assert spent > study.plan().forwards_per_tile + 20 * 6
+
+
+def test_runs_without_further_measures_have_no_scores(strict: Results) -> None:
+    assert strict.scores.empty
+    assert strict.judged().empty
+    assert not (strict.folder / "scores.csv").exists()
+    with pytest.raises(UnknownNameError, match="did you mean deletion"):
+        Study.of(model="smp:x", data="y", measures=("deletions",), **{"class": "building"})
 
 
 def test_uniform_and_inverse_are_controls(strict: Results) -> None:

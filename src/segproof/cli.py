@@ -23,7 +23,7 @@ from segproof.cam import LAYERLESS, METHODS
 from segproof.compare import MARGIN, compare
 from segproof.data import FolderDataset, read_image, read_mask
 from segproof.doctor import diagnose, example_picture, layer_facts
-from segproof.errors import DataError, SegproofError, StudyError
+from segproof.errors import DataError, SegproofError, StudyError, UnknownNameError
 from segproof.explain import (
     DEFAULT_FILLS,
     Explanation,
@@ -31,15 +31,23 @@ from segproof.explain import (
     explain_objects,
     resolve_method,
 )
+from segproof.judge import Card
 from segproof.load import demo_model_spec, load_model
+from segproof.measures import MEASURES, MeasureInfo
 from segproof.model import SegmentationModel, evaluating, query_model
 from segproof.perturb import FILLS
 from segproof.results import Results, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
-from segproof.settings import CONTROLS, PUBLISHED, read_toml
+from segproof.settings import CONTROLS, MAP_MEASURES, PUBLISHED, read_toml
 from segproof.study import Study
 from segproof.target import REGIONS, Preset, Reduce, Space, Target, check_region
-from segproof.terminal import graceful_stop, print_comparison, print_tables, progress_bar
+from segproof.terminal import (
+    graceful_stop,
+    print_cards,
+    print_comparison,
+    print_tables,
+    progress_bar,
+)
 from segproof.train import train as train_network
 from segproof.trial import Plan
 
@@ -68,6 +76,7 @@ _LISTS: Final[dict[str, Sequence[str]]] = {
     "fills": tuple(FILLS),
     "controls": CONTROLS,
     "fuse": (),
+    "measures": tuple(MAP_MEASURES),
 }
 
 app = App(
@@ -338,6 +347,9 @@ def study(
     ] = None,
     controls: Annotated[str | None, Parameter(help=f"all, none or {','.join(CONTROLS)}.")] = None,
     fuse: Annotated[str | None, Parameter(help="Join layers too: mean,max,product.")] = None,
+    measures: Annotated[
+        str | None, Parameter(help="Further ones, of whole maps: a,b or all (`segproof measures`).")
+    ] = None,
     limit: Annotated[int | None, Parameter(help="Only the first N tiles.")] = None,
     min_area: Annotated[int | None, Parameter(help="Smallest region, px. [64]")] = None,
     ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
@@ -378,6 +390,7 @@ def study(
         "fills": _names(fills, _LISTS["fills"]),
         "controls": _names(controls, CONTROLS),
         "fuse": _names(fuse),
+        "measures": _names(measures, tuple(MAP_MEASURES)),
         "limit": limit,
         "min_area": min_area,
         "ignore_index": ignore_index,
@@ -543,6 +556,22 @@ def train(
 
 
 @app.command
+def measures(
+    name: Annotated[str | None, Parameter(help="One measure; else all.")] = None,
+) -> int:
+    """What is measured, with what is to be known before it is believed: the evidence cards.
+
+    Those of perturbed pictures stand in every study; those of whole heatmaps are asked for with
+    `segproof study --measures`.
+    """
+    known: dict[str, MeasureInfo | Card] = {**MEASURES, **MAP_MEASURES}
+    if name is not None and name not in known:
+        raise UnknownNameError.of("measure", name, known)
+    print_cards(out, known if name is None else {name: known[name]})
+    return OK
+
+
+@app.command
 def demo(
     *,
     out_: Annotated[Path, Parameter("--out", help="Folder for tiles and run.")] = Path("demo"),
@@ -665,6 +694,9 @@ def _say_plan(plan: Plan, model: SegmentationModel) -> None:
         f" about {minutes:.0f} min at {each * 1000:.0f} ms each",
         style="dim",
     )
+    if chosen.measures:
+        spent = ", ".join(f"{name} {MAP_MEASURES[name].forwards}" for name in chosen.measures)
+        out.print(f"and for each map by further measures, in forwards: {spent}", style="dim")
 
 
 def _finish(results: Results, *, brief: bool = False) -> None:
@@ -678,7 +710,14 @@ def _finish(results: Results, *, brief: bool = False) -> None:
             "check --class, --data and the model",
         )
     made = tables.make(rows, "paper" if results.preset == "paper" else "strict")
-    page = report.render(rows, results.tiles, results.manifest, results.pictures(6), made=made)
+    page = report.render(
+        rows,
+        results.tiles,
+        results.manifest,
+        results.pictures(6),
+        made=made,
+        judged=results.judged(),
+    )
     path = results.folder / "report.html"
     write_atomic(path, lambda stream: _write(stream, page.encode()))
     print_tables(out, made, brief=brief)

@@ -25,7 +25,7 @@ from segproof import tables
 from segproof.errors import StudyError, UnknownNameError
 from segproof.target import Preset
 
-__all__ = ["COLUMNS", "Results", "RunStore", "TileResult", "write_atomic"]
+__all__ = ["COLUMNS", "SCORES", "Results", "RunStore", "TileResult", "write_atomic"]
 
 COLUMNS: Final[dict[str, str]] = {
     "sample": "TEXT",
@@ -51,6 +51,16 @@ COLUMNS: Final[dict[str, str]] = {
     "seed": "INTEGER",
     "preset": "TEXT",
 }
+# Measures of whole heatmaps, where a study asks for them: a number, or why there is none.
+SCORES: Final[dict[str, str]] = {
+    "sample": "TEXT",
+    "method": "TEXT",
+    "layer": "TEXT",
+    "measure": "TEXT",
+    "fill": "TEXT",
+    "value": "REAL",
+    "reason": "TEXT",
+}
 _PANDAS: Final = {"TEXT": "str", "REAL": "float64", "INTEGER": "int64"}
 _ARROW: Final = {"TEXT": pa.string(), "REAL": pa.float64(), "INTEGER": pa.int64()}
 _CHUNK: Final = 50_000  # rows per step of an export: memory does not grow with the study
@@ -68,6 +78,7 @@ class TileResult:
     status: str
     reason: str = ""
     rows: Sequence[tuple[object, ...]] = ()
+    scores: Sequence[tuple[object, ...]] = ()
     picture: bytes | None = None
     forwards: int = 0
     seconds: float = 0.0
@@ -112,7 +123,10 @@ class RunStore:
         self._db = sqlite3.connect(self.path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        columns = ", ".join(f'"{name}" {kind}' for name, kind in COLUMNS.items())
+        columns, scored = (
+            ", ".join(f'"{name}" {kind}' for name, kind in known.items())
+            for known in (COLUMNS, SCORES)
+        )
         with self._transaction():
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT)")
             self._db.execute(
@@ -122,6 +136,10 @@ class RunStore:
             )
             self._db.execute(
                 f"CREATE TABLE IF NOT EXISTS rows (place INTEGER, {columns},"
+                " PRIMARY KEY (sample, place)) WITHOUT ROWID"
+            )
+            self._db.execute(
+                f"CREATE TABLE IF NOT EXISTS scores (place INTEGER, {scored},"
                 " PRIMARY KEY (sample, place)) WITHOUT ROWID"
             )
             self._db.execute(
@@ -151,13 +169,20 @@ class RunStore:
 
     def write(self, tile: TileResult) -> None:
         """Store one finished tile, rows and status together or not at all."""
-        marks = ", ".join("?" * (len(COLUMNS) + 1))
         with self._transaction():
-            self._db.execute("DELETE FROM rows WHERE sample = ?", (tile.sample,))
-            self._db.executemany(
-                f"INSERT INTO rows VALUES ({marks})",  # noqa: S608 - marks are question marks
-                ((place, *row) for place, row in enumerate(tile.rows)),
-            )
+            for table, known, found in (
+                ("rows", COLUMNS, tile.rows),
+                ("scores", SCORES, tile.scores),
+            ):
+                marks = ", ".join("?" * (len(known) + 1))
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE sample = ?",  # noqa: S608 - one of two names
+                    (tile.sample,),
+                )
+                self._db.executemany(
+                    f"INSERT INTO {table} VALUES ({marks})",  # noqa: S608 - as above
+                    ((place, *row) for place, row in enumerate(found)),
+                )
             self._db.execute(
                 "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -233,6 +258,24 @@ class Results:
         return pd.concat(parts, ignore_index=True)
 
     @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Measures of whole heatmaps: one row per sample, method, layer and measure, with `value`
+        or the `reason` why it has none. Empty where the study asked for none.
+        """
+        names = ", ".join(f'scores."{name}"' for name in SCORES)
+        query = (
+            f"SELECT {names} FROM scores JOIN tiles USING (sample)"  # noqa: S608 - our own names
+            " ORDER BY tiles.position, scores.sample, scores.place"
+        )
+        with _reading(self.folder / "run.db") as db:
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'scores'").fetchone():
+                found: list[Any] = []  # a run of an earlier version
+            else:
+                found = db.execute(query).fetchall()
+        frame = pd.DataFrame(found, columns=list(SCORES))
+        return frame.astype({name: _PANDAS[kind] for name, kind in SCORES.items()})
+
+    @cached_property
     def tiles(self) -> pd.DataFrame:
         """One row per tile: sample, status (ok, skipped, failed), reason, forwards, seconds."""
         names = ["sample", "status", "reason", "forwards", "seconds"]
@@ -279,12 +322,18 @@ class Results:
         """Task 3: paired differences between layers; see `tables.layers`."""
         return tables.layers(self.rows, self.preset)
 
+    def judged(self) -> pd.DataFrame:
+        """Measures of whole heatmaps, averaged over tiles; see `tables.judged`."""
+        return tables.judged(self.scores)
+
     def validity(self) -> pd.DataFrame:
         """Which fills this network is not fooled by; see `tables.validity`."""
         return tables.validity(self.rows)
 
     def export(self, manifest: Mapping[str, Any]) -> None:
-        """Write results.parquet, results.csv and manifest.json, each replaced as a whole."""
+        """Write results.parquet, results.csv (scores.csv too, where there are any) and
+        manifest.json, each replaced as a whole.
+        """
         schema = pa.schema([(name, _ARROW[kind]) for name, kind in COLUMNS.items()])
 
         def parquet(stream: BinaryIO) -> None:
@@ -302,8 +351,18 @@ class Results:
             text.flush()
             text.detach()
 
+        def scores(stream: BinaryIO) -> None:
+            text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+            writer = csv.writer(text)
+            writer.writerow(SCORES)
+            writer.writerows(_cells(row) for row in self.scores.itertuples(index=False))
+            text.flush()
+            text.detach()
+
         write_atomic(self.folder / "results.parquet", parquet)
         write_atomic(self.folder / "results.csv", table)
+        if len(self.scores):
+            write_atomic(self.folder / "scores.csv", scores)
         text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
         write_atomic(self.folder / "manifest.json", lambda stream: _put(stream, text.encode()))
 

@@ -10,15 +10,17 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from segproof import curves, quality
 from segproof.cam import METHODS
 from segproof.data import FolderDataset
 from segproof.errors import SegproofError, StudyError, UnknownNameError
+from segproof.judge import Card
 from segproof.load import load_model
 from segproof.model import Activation, SegmentationModel
 from segproof.perturb import FILLS
 from segproof.target import PRESETS, Preset, Reduce, Region, Space, Target, check_region
 
-__all__ = ["CONTROLS", "PUBLISHED", "Settings"]
+__all__ = ["CONTROLS", "MAP_MEASURES", "PUBLISHED", "Settings"]
 
 CONTROLS: Final = (
     "original",
@@ -32,6 +34,7 @@ CONTROLS: Final = (
     "uniform",
     "inverse",
 )
+MAP_MEASURES: Final[dict[str, Card]] = {**curves.CARDS, **quality.CARDS}
 PUBLISHED: Final = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
 Fusion = Literal["mean", "max", "product"]
 
@@ -41,10 +44,11 @@ class Settings(BaseModel):
 
     `region` is what is explained and read ("truth", as published, "prediction", "fp", "fn",
     "ring:W"); `fills` None means neutral in `paper` and the two least artificial valid ones in
-    `strict`. `methods` are the five published ones unless others of METHODS are named. `masses`
-    (shares of the sum of S) and `otsu` cut the methods' maps, not the controls'. `pad` allows to
-    continue tiles to a size that the network takes; these pixels count nowhere. `classes`,
-    `activation`, `mean` and `std` are those of the network, where its folder does not say them.
+    `strict`. `methods` are the five published ones unless others of METHODS are named,
+    `measures` further ones, of whole heatmaps (MAP_MEASURES). `masses` (shares of the sum of S) and
+    `otsu` cut the methods' maps, not the controls'. `pad` allows to continue tiles to a size that
+    the network takes; these pixels count nowhere. `classes`, `activation`, `mean` and `std` are
+    those of the network, where its folder does not say them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -66,6 +70,7 @@ class Settings(BaseModel):
     fills: tuple[str, ...] | None = None
     controls: tuple[str, ...] = CONTROLS
     fuse: tuple[Fusion, ...] = ()
+    measures: tuple[str, ...] = ()
     limit: int | None = Field(default=None, ge=1)
     min_area: int = Field(default=64, ge=1)
     ignore_index: int | None = None
@@ -78,13 +83,14 @@ class Settings(BaseModel):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    @field_validator("methods", "fills", "controls")
+    @field_validator("methods", "fills", "controls", "measures")
     @classmethod
     def _known(cls, names: tuple[str, ...] | None, info: Any) -> tuple[str, ...] | None:
         lists: dict[str, Sequence[str]] = {
             "methods": tuple(METHODS),
             "fills": tuple(FILLS),
             "controls": CONTROLS,
+            "measures": tuple(MAP_MEASURES),
         }
         known = lists[info.field_name]
         for name in names or ():
@@ -113,7 +119,17 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        listed = ("methods", "layers", "thresholds", "areas", "masses", "fills", "controls", "fuse")
+        listed = (
+            "methods",
+            "layers",
+            "thresholds",
+            "areas",
+            "masses",
+            "fills",
+            "controls",
+            "fuse",
+            "measures",
+        )
         for name in listed:
             values = getattr(self, name) or ()
             if len(set(values)) != len(values):

@@ -33,6 +33,7 @@ __all__ = [
     "fill_agreement",
     "headline",
     "higher_is_better",
+    "judged",
     "layers",
     "m3_gain",
     "make",
@@ -1033,6 +1034,29 @@ def originals(rows: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[np.lexsort((frame["fill"].to_numpy(str), order.to_numpy()))].reset_index(
         drop=True
     )
+
+
+def judged(scores: pd.DataFrame) -> pd.DataFrame:
+    """Average measures of whole heatmaps over tiles.
+
+    Columns: measure, fill, layer, method, mean, low, high (95 %), n, undefined (tiles without a
+    number), reasons ("flat map (2), ...").
+    """
+    by = ["measure", "fill", "layer", "method"]
+    names = [*by, "mean", "low", "high", "n", "undefined", "reasons"]
+    if scores.empty:
+        return pd.DataFrame(columns=names)
+    frame = scores.assign(status="ok")
+    table = _with_intervals(_cells(frame, "value", by))
+    gone = scores[scores["reason"] != ""].groupby([*by, "reason"], sort=False).size()
+    counted: dict[tuple[str, ...], list[tuple[str, int]]] = {}
+    for *key, reason, count in gone.reset_index(name="count").itertuples(index=False, name=None):
+        counted.setdefault(tuple(key), []).append((str(reason), int(count)))
+    lines = [counted.get(key, []) for key in table[by].itertuples(index=False, name=None)]
+    return table.assign(
+        undefined=[sum(count for _, count in line) for line in lines],
+        reasons=[", ".join(f"{reason} ({count})" for reason, count in line) for line in lines],
+    )[names]
 
 
 # --- the answer -------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,11 @@ from rich.table import Table
 
 from segproof import tables
 from segproof.compare import Compared
+from segproof.judge import Card
+from segproof.measures import MeasureInfo
 from segproof.tables import Tables
 
-__all__ = ["graceful_stop", "print_comparison", "print_tables", "progress_bar"]
+__all__ = ["graceful_stop", "print_cards", "print_comparison", "print_tables", "progress_bar"]
 
 
 MOST = 15  # lines of a brief ranking
@@ -112,6 +114,19 @@ def _print_candidates(out: Console, made: Tables) -> None:
     if len(ranking) > MOST:
         out.print(f"... and {len(ranking) - MOST} more in the report", style="dim")
     out.print("")
+
+
+def print_cards(out: Console, known: Mapping[str, MeasureInfo | Card]) -> None:
+    """Print what a person has to know of each measure."""
+    for name, card in known.items():
+        span = f"{card.low:g} to {card.high:g}"
+        better = "no direction" if card.better == "neither" else f"{card.better} is better"
+        out.print(f"[bold]{name}[/]  {span} {escape(card.unit)}, {better}")
+        if isinstance(card, Card):
+            said = (card.function.__doc__ or "").strip().splitlines()[0]
+            out.print(f"  {escape(said)}")
+            out.print(f"  costs {escape(card.forwards)}; source {card.source or 'this project'}")
+            out.print(f"  misleads: {escape(card.failure)}", style="dim")
 
 
 def print_comparison(out: Console, made: Compared) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from segproof.explain import (
     resolve_method,
     with_baseline,
 )
+from segproof.judge import Case, MapMeasure, Undefined
 from segproof.measures import MEASURES, entropy_paper
 from segproof.model import Layer, SegmentationModel, evaluating, probabilities
 from segproof.perturb import (
@@ -41,7 +43,7 @@ from segproof.perturb import (
     seeded,
 )
 from segproof.results import COLUMNS, TileResult, pack_picture
-from segproof.settings import Fusion, Settings
+from segproof.settings import MAP_MEASURES, Fusion, Settings
 from segproof.target import dilate
 
 __all__ = ["Plan", "choose_fills", "probe_fills", "study_tile"]
@@ -58,6 +60,7 @@ KINDS: Final = {  # what a fill is like: two that `strict` takes are of differen
     "black": "flat",
     "noise": "noise",
 }
+SCORED: Final = ("control:random", "control:p_c", "control:truth")  # controls as whole heatmaps
 OTSU: Final = 0.0  # in place of a level, which Otsu's threshold does not have
 DONORS: Final = 4  # tiles that are looked at for a patch without the class
 PICTURES: Final = 6  # tiles whose maps are kept for the figures
@@ -165,11 +168,11 @@ def study_tile(
         if reason:
             return finish("skipped", reason)
         donor = _donor(plan, model, data, position)
-        rows, maps = _try_tile(plan, model, name, seen, truth, donor, count)
+        rows, scores, maps = _try_tile(plan, model, name, seen, truth, donor, count)
         shown = _picture(sample, seen, truth, maps) if position < PICTURES else None
     except (DataError, ModelError) as error:
         return finish("failed", str(error))
-    return finish("ok", rows=rows, picture=shown)
+    return finish("ok", rows=rows, scores=scores, picture=shown)
 
 
 def _clean(
@@ -254,8 +257,8 @@ def _try_tile(
     truth: Tensor,
     donor: Tensor | None,
     count: Callable[[int], None],
-) -> tuple[list[tuple[object, ...]], list[Explanation]]:
-    """The rows of a tile, and its explanations."""
+) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]], list[Explanation]]:
+    """The rows of a tile, the scores of its maps, and its explanations."""
     study = plan.study
     nothing = torch.zeros_like(seen.bound.region)
     fills = {
@@ -264,12 +267,70 @@ def _try_tile(
         )
         for fill in plan.removal_fills
     }
-    explanations = _explain(
-        plan, model, with_baseline(seen, fills[plan.fills[0]](seen.images, nothing)), count
-    )
+    seen = with_baseline(seen, fills[plan.fills[0]](seen.images, nothing))
+    explanations = _explain(plan, model, seen, count)
     heats = [*_method_heats(study, explanations), *_control_heats(study, name, seen, truth)]
     trial = _Trial(plan, model, name, seen, truth, fills, count)
-    return trial.rows(heats), explanations
+    rows = trial.rows(heats)
+    judges = {measure: MAP_MEASURES[measure].function for measure in study.measures}
+    scores: list[tuple[object, ...]] = []
+    if judges:
+        with _counting(model, count):
+            for item in explanations:
+                case = _case(plan, model, seen, truth, fills[plan.fills[0]], item)
+                scores += _judge(judges, case, (name, item.method, item.layer), plan.fills[0])
+            for heat in heats:
+                if heat.method in SCORED and heat.seed == 0:
+                    case = Case(
+                        model, seen, heat.heatmap.float(), fills[plan.fills[0]], truth,
+                        seed=study.seed,
+                    )  # fmt: skip
+                    scores += _judge(judges, case, (name, heat.method, ""), plan.fills[0])
+    return rows, scores, explanations
+
+
+def _case(
+    plan: Plan,
+    model: SegmentationModel,
+    seen: Capture,
+    truth: Tensor,
+    fill: Fill,
+    item: Explanation,
+) -> Case:
+    """An explanation on trial, with the way to make it again for another capture."""
+    study = plan.study
+    name, method = resolve_method(item.method, study.preset)
+    layers = {item.layer: plan.layers[item.layer]} if item.layer in plan.layers else {}
+
+    def again(other: Capture, network: SegmentationModel) -> Tensor:
+        [made] = explain_capture(other, network, {name: method}, layers, study.target)
+        return made.heatmap()
+
+    fused = item.layer not in plan.layers and item.layer != INPUT_LAYER
+    heat = item.heatmap()
+    return Case(model, seen, heat, fill, truth, None if fused else again, study.seed)
+
+
+def _judge(
+    judges: Mapping[str, MapMeasure], case: Case, key: tuple[str, str, str], fill: str
+) -> Iterator[tuple[object, ...]]:
+    """Rows of SCORES for one heatmap: each measure's number, or the reason why it has none."""
+    for measure, function in judges.items():
+        try:
+            value, reason = float(function(case)), ""
+        except Undefined as undefined:
+            value, reason = float("nan"), str(undefined)
+        yield (*key, measure, fill, _plain(value), reason)
+
+
+@contextmanager
+def _counting(model: SegmentationModel, count: Callable[[int], None]) -> Iterator[None]:
+    """Count the pictures that the network is shown inside."""
+    handle = model.register_forward_pre_hook(lambda _module, given: count(len(given[0])))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _picture(

@@ -18,6 +18,7 @@ import pandas as pd
 
 from segproof import plot, tables
 from segproof.perturb import STRATEGIES
+from segproof.settings import MAP_MEASURES
 from segproof.tables import (
     SHORT,
     Preset,
@@ -887,6 +888,36 @@ def _precision_grid(frame: pd.DataFrame) -> Grid:
     return Grid(head, lines, caption)
 
 
+def _judged(judged: pd.DataFrame) -> Section:
+    """Measures of whole heatmaps: methods and layers down, each with its interval."""
+    section = Section(
+        "maps",
+        "Further measures of whole heatmaps",
+        "Mean over tiles with its 95 % interval. Tiles without a number are counted with the "
+        "reason. The cards of `segproof measures` say in which way each misleads.",
+    )
+    for (measure, fill), part in judged.groupby(["measure", "fill"], sort=False):
+        card = MAP_MEASURES[str(measure)]
+        better = "no direction" if card.better == "neither" else f"{card.better} is better"
+        section.add("heading", f"{measure} ({better})")
+        lines = [
+            [
+                Cell(i["layer"] or "control"),
+                Cell(method_label(i["method"])),
+                _num(_number(i["mean"])),
+                _num(f"{_number(i['low'])} to {_number(i['high'])}"),
+                _num(str(i["n"])),
+                Cell(i["reasons"]),
+            ]
+            for i in _lines(part.sort_values("mean", ascending=card.better == "lower"))
+        ]
+        head = [("Layer", False), ("Method", False), ("Mean", True), ("95 % interval", True)]
+        caption = f"In {card.unit}; fill {fill}. Misleads: {card.failure}"
+        names = (("Tiles", True), ("Without a number", False))
+        section.add("grid", Grid([*head, *names], lines, caption))
+    return section
+
+
 def _statuses(made: Tables) -> Section:
     section = Section(
         "statuses",
@@ -1030,6 +1061,7 @@ def render(
     pictures: Sequence[Mapping[str, Any]] = (),
     *,
     made: Tables | None = None,
+    judged: pd.DataFrame | None = None,
 ) -> str:
     """Return the report as one HTML page.
 
@@ -1037,7 +1069,8 @@ def render(
     (ok, skipped, failed), reason. `manifest`: the study's manifest; missing entries are left out.
     `pictures`: dicts with sample, image [B, H, W], truth and prediction bool [H, W], and heatmaps,
     (method, layer) -> [H, W] in [0, 1]; the first six are shown. `made` saves making the tables
-    again. Every string is escaped; the page asks nothing from outside.
+    again; `judged` are the measures of whole heatmaps (`tables.judged`), if any. Every string is
+    escaped; the page asks nothing from outside.
     """
     preset: Preset = "paper" if manifest.get("preset") == "paper" else "strict"
     made = tables.make(rows, preset) if made is None else made
@@ -1049,6 +1082,7 @@ def render(
         _task3(made),
         _controls(made),
         _firmness(made),
+        *([] if judged is None or judged.empty else [_judged(judged)]),
         _statuses(made),
         _notes(),
         _reproduce(manifest),
