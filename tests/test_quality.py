@@ -559,6 +559,23 @@ def test_modules_without_a_way_to_start_anew_get_noise_of_their_own_kind() -> No
     assert float(new.std()) == pytest.approx(0.1, abs=0.01)
 
 
+class Silent(torch.nn.Module):
+    """Uses a module's weights without calling it, as attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(images, self.inner.weight, self.inner.bias)
+
+
+def test_a_module_that_is_not_called_runs_with_what_holds_it() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), Silent(), torch.nn.Conv2d(3, 1, 1))
+    model = SegmentationModel(net, classes=["roof"]).double()
+    assert quality._running(model, toy_images(0)) == ["0", "1.inner", "2"]
+
+
 def test_a_network_that_cannot_be_copied_has_no_number() -> None:
     case = pictured(brightness)
     case.model.net.kept = torch.ones(1, requires_grad=True) * 2
@@ -635,6 +652,21 @@ def test_what_moves_with_the_picture_is_equivariant() -> None:
     assert quality.equivariance(pictured(brightness)) == pytest.approx(1, abs=1e-12)
     # the region is turned with the picture, else this map would not follow
     assert quality.equivariance(pictured(lit_region)) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("mask", ["prediction", "valid"])
+def test_prediction_and_valid_pixels_are_turned_and_cut_too(mask: str) -> None:
+    """Eigen methods take their sign from P, and their guide from V."""
+
+    def again(seen: Capture, model: SegmentationModel) -> Tensor:
+        lit: Tensor = getattr(seen.bound, mask)[0]
+        return (0.9 * lit + 0.1 * brightness(seen, model)).float()
+
+    valid = torch.ones(16, 16, dtype=torch.bool)
+    valid[9:, 11:] = False
+    case = pictured(again, valid=valid)
+    assert quality.equivariance(case) == pytest.approx(1, abs=1e-12)
+    assert quality.overlap_consistency(case) == pytest.approx(1, abs=1e-12)
 
 
 def test_a_map_that_stays_where_it_is_by_hand() -> None:
