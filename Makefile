@@ -5,16 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= demo
 
-.PHONY: demo test test-fast mutants lint types format clean
+.PHONY: demo test test-slow mutants lint types format clean
 
 demo: $(VENV)/.base
 	$(BIN)/segproof demo --out $(OUT)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
-
-test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
 
 # wrong formulas, one at a time: the fast tests have to notice each
 mutants: $(VENV)/.test
