@@ -674,8 +674,8 @@ MUTANTS: list[Mutant] = [
             "the fill is turned with the picture",
         ),
         (
-            "bound = _map_masks(clean.bound, turn.apply)",
-            "bound = _map_masks(clean.bound, turn.undo)",
+            "bound = clean.bound.edited(turn.apply)",
+            "bound = clean.bound.edited(turn.undo)",
             "the region is turned with the picture",
         ),
         (

@@ -671,6 +671,14 @@ def test_smooth_of_a_symmetric_picture_is_symmetric() -> None:
     assert not torch.allclose(plain.raw.flip(-1), plain.raw)
 
 
+def test_smooth_in_inference_mode() -> None:
+    model, image = toy_model(3), picture(3)
+    plain = explain(model, image, target=ROOF, smooth=True, layer="decoder:1")
+    with torch.inference_mode():
+        made = explain(model, picture(3), target=ROOF, smooth=True, layer="decoder:1")
+    assert torch.equal(made.raw, plain.raw)
+
+
 def test_smooth_counts_its_forwards() -> None:
     model, image = toy_model(3), picture(3)
     calls = 0

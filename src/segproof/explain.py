@@ -5,7 +5,7 @@ status.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -18,7 +18,7 @@ from segproof.capture import Bindable, Capture, Pass, observe
 from segproof.errors import DataError, SegproofError, UnknownNameError
 from segproof.model import SegmentationModel, probabilities
 from segproof.perturb import Clean, Fill, background_of, binarise, make_fill, seeded
-from segproof.target import BoundTarget, Preset, Target, objects
+from segproof.target import BoundTarget, Given, Preset, Target, objects
 
 __all__ = ["Explanation", "explain", "explain_all", "explain_objects", "fuse", "normalise"]
 
@@ -324,10 +324,10 @@ class _Picture:
         raws = [[item.raw] for item in plain]
         spent = [item.forwards for item in plain]
         for turn in SYMMETRIES[1:] if size[0] == size[1] else SYMMETRIES[1:4]:
-            bound = _map_masks(clean.bound, turn.apply)
+            bound = clean.bound.edited(turn.apply)
             assert clean.baseline is not None  # noqa: S101 - set a few lines above
             seen = observe(self.model, turn.apply(clean.images), paths).read(
-                _Given(bound),
+                Given(bound),
                 baseline=turn.apply(clean.baseline),
                 batch=clean.batch,
                 last=True,
@@ -362,23 +362,6 @@ class _Picture:
 
 
 @dataclass(frozen=True)
-class _Given:
-    """A target that is bound already."""
-
-    bound: BoundTarget
-
-    def bind(
-        self,
-        logits: Tensor,
-        truth: Tensor | None = None,
-        *,
-        model: SegmentationModel,
-        valid: Tensor | None = None,
-    ) -> BoundTarget:
-        return self.bound
-
-
-@dataclass(frozen=True)
 class Symmetry:
     """A flip (left to right) and quarter turns of the last two axes, exactly undone."""
 
@@ -407,16 +390,6 @@ def pad_below(image: Tensor, padding: tuple[int, int]) -> Tensor:
     if image.dtype == torch.bool:
         return pad(image, (0, right, 0, bottom))
     return pad(image, (0, right, 0, bottom), mode="replicate")
-
-
-def _map_masks(bound: BoundTarget, edit: Callable[[Tensor], Tensor]) -> BoundTarget:
-    return replace(
-        bound,
-        weights=edit(bound.weights),
-        region=edit(bound.region),
-        prediction=edit(bound.prediction),
-        valid=edit(bound.valid),
-    )
 
 
 def _places(layers: dict[str, str], methods: dict[str, Method]) -> list[tuple[str, list[str]]]:

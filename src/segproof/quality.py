@@ -12,7 +12,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ from segproof.explain import FLAT, SYMMETRIES
 from segproof.judge import Card, Case, Undefined
 from segproof.model import SegmentationModel, evaluating
 from segproof.perturb import rank_pixels, seeded
-from segproof.target import BoundTarget, dilate
+from segproof.target import BoundTarget, Given, dilate
 
 __all__ = [
     "CARDS",
@@ -271,7 +271,7 @@ def equivariance(case: Case) -> float:
     square = heat.shape[0] == heat.shape[1]
     found = []
     for turn in SYMMETRIES[1:] if square else SYMMETRIES[1:4]:
-        bound = _edited(case.seen.bound, turn.apply)
+        bound = case.seen.bound.edited(turn.apply)
         turned = turn.undo(_again(case, turn.apply(case.seen.images), bound, turn.apply))
         found.append(_pearson(heat[valid], turned[valid]))
     return sum(found) / len(found)
@@ -297,7 +297,7 @@ def overlap_consistency(case: Case) -> float:
     for top, left in ((0, 0), (lower, right)):
         window = (..., slice(top, top + height), slice(left, left + width))
         cut = functools.partial(_cut, window=window)
-        part = _edited(bound, cut)
+        part = bound.edited(cut)
         if not bool(part.region.any()):
             raise Undefined("a window without the region")
         try:
@@ -324,23 +324,6 @@ def _cut(image: Tensor, window: Any) -> Tensor:
 
 
 # --- what they share ----------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Bound:
-    """A target that is bound already."""
-
-    bound: BoundTarget
-
-    def bind(
-        self,
-        logits: Tensor,
-        truth: Tensor | None = None,
-        *,
-        model: SegmentationModel,
-        valid: Tensor | None = None,
-    ) -> BoundTarget:
-        return self.bound
-
-
 def _lit(case: Case, *, anywhere: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """S in float64, 0 outside V, with R and V, all [H, W]; `anywhere`: R may be empty."""
     region, valid = case.seen.bound.region[0], case.seen.bound.valid[0]
@@ -371,7 +354,7 @@ def _again(
     model = model or case.model
     base = case.seen.baseline
     seen = observe(model, images, list(case.seen.activations)).read(
-        _Bound(bound),
+        Given(bound),
         baseline=None if base is None else edit(base),
         batch=case.seen.batch,
         last=True,
@@ -380,17 +363,6 @@ def _again(
     if not bool(heat.any()):
         raise Undefined("flat map")
     return heat
-
-
-def _edited(bound: BoundTarget, edit: Edit) -> BoundTarget:
-    with torch.inference_mode(mode=False):  # what a caller's would make could enter no graph
-        return replace(
-            bound,
-            weights=edit(bound.weights),
-            region=edit(bound.region),
-            prediction=edit(bound.prediction),
-            valid=edit(bound.valid),
-        )
 
 
 def _distance(region: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol, get_args
 
@@ -15,7 +16,7 @@ from torch.nn.functional import max_pool2d
 from segproof.errors import DataError, ModelError, StudyError, UnknownNameError
 from segproof.model import Activation, probabilities
 
-__all__ = ["BoundTarget", "Preset", "Region", "Target", "dilate", "hard_mask", "objects"]
+__all__ = ["BoundTarget", "Given", "Preset", "Region", "Target", "dilate", "hard_mask", "objects"]
 
 Space = Literal["logit", "probability", "log_probability", "margin"]
 Reduce = Literal["mean", "sum"]
@@ -264,6 +265,35 @@ class BoundTarget:
         if self.activation == "softmax":
             return logits.log_softmax(dim=1)[:, index]
         return torch.nn.functional.logsigmoid(logits[:, index])
+
+    def edited(self, edit: Callable[[Tensor], Tensor]) -> BoundTarget:
+        """The same target of a picture that was turned or cut: `edit` of weights and masks."""
+        with torch.inference_mode(mode=False):  # what a caller's would make could enter no graph
+            return replace(
+                self,
+                weights=edit(self.weights),
+                region=edit(self.region),
+                prediction=edit(self.prediction),
+                valid=edit(self.valid),
+            )
+
+
+@dataclass(frozen=True)
+class Given:
+    """A target that is bound already: whatever it is read from, it stays as it is."""
+
+    bound: BoundTarget
+
+    def bind(
+        self,
+        logits: Tensor,
+        truth: Tensor | None = None,
+        *,
+        model: _Classes,
+        valid: Tensor | None = None,
+    ) -> BoundTarget:
+        """The bound target."""
+        return self.bound
 
 
 @dataclass(frozen=True)
