@@ -286,6 +286,16 @@ def test_cliques_by_hand() -> None:
     assert friedman(np.tile([6.0, 5, 4, 3, 2, 1], (400, 1)), True).cliques == ()
 
 
+def test_without_a_friedman_difference_one_bar_covers_all() -> None:
+    # 31 images in one order, 19 in the reverse: ranks 1.76, 2, 2.24; chi-squared 5.76 (p .056),
+    # although the outer two are .48 apart and the critical difference is .469.
+    scores = np.array([[3.0, 2, 1]] * 31 + [[1.0, 2, 3]] * 19)
+    found = friedman(scores, True)
+    assert found.statistic == pytest.approx(5.76)
+    assert np.ptp(found.ranks) > found.critical_difference
+    assert found.cliques == ((0, 1, 2),)
+
+
 def test_equal_methods_tie_in_one_clique() -> None:
     column = np.random.default_rng(0).random((20, 1))
     noise = np.array([0.0, 1e-14, -1e-14, 0.0])  # float noise is no difference

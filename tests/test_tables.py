@@ -348,6 +348,13 @@ def test_agreement_by_hand() -> None:
     assert found.loc[["fills", "areas", "measures"], "p"].isna().all()
 
 
+def test_rankings_that_share_their_images_have_no_p() -> None:
+    found: Any = tables.agreement(make_rows(8, areas=(), controls=False)).set_index("factor")
+    assert found.loc["thresholds", "rankings"] == 5
+    assert np.isnan(found.loc["thresholds", "p"])
+    assert found.loc["images", "p"] < 0.05
+
+
 def test_agreement_turns_measures_that_are_better_lower(made: Any) -> None:
     found: Any = made.agreement.set_index("factor")
     assert found.loc["measures", "w"] > 0.95  # M1 is better when lower

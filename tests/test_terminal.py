@@ -23,9 +23,9 @@ def test_rank_agreement_is_printed_once() -> None:
     text = printed(made)
     assert text.count("Rank agreement") == 1
     across: Any = made.agreement.set_index("factor")
-    line = next(line for line in text.splitlines() if line.strip().startswith("images"))
+    line = next(line for line in text.splitlines() if line.strip().startswith("tiles  "))
     w = f"{across.loc['images', 'w']:.2f}"
-    assert line.split() == ["images", "iou_drop", w, "18", "10", "<", "0.001"]
+    assert line.split() == ["tiles", "iou_drop", w, "18", "10", "<", "0.001"]
     line = next(line for line in text.splitlines() if "fills:" in line)
     assert line.split() == ["fills:", "background_texture", "iou_drop", "-", "1", "10"]
 

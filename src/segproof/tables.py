@@ -898,12 +898,11 @@ def agreement(
     by_level = levels.pivot(index=["layer", "method"], columns="level", values="score")
     measures = _by_measure(rows, preset, at)
     kind = f"{at.binarisation}s"
-    images = folded.matrix if higher else -folded.matrix
     out = [
         ("fills", measure, ", ".join(map(str, fills.columns)), fills.to_numpy().T),
         (kind, measure, ", ".join(f"{x:g}" for x in by_level.columns), by_level.to_numpy().T),
         ("measures", "", ", ".join(map(str, measures.columns)), measures.to_numpy().T),
-        ("images", measure, "", images),
+        ("images", measure, "", folded.matrix),  # W does not mind the direction
     ]
     lines = []
     for factor, judged, compared, scores in out:

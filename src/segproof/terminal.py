@@ -186,7 +186,7 @@ def _print_agreement(out: Console, made: Tables) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for row in _lines(made.agreement):
         table.add_row(
-            f"{row.factor}: {escape(row.compared)}" if row.compared else row.factor,
+            f"{row.factor}: {escape(row.compared)}" if row.compared else "tiles",
             row.measure or "each",
             "-" if pd.isna(row.w) else f"{row.w:.2f}",
             f"{row.rankings}",
