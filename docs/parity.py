@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import peers  # noqa: E402
 from peers import NETWORKS, PEERS, PLACES, Cell, Place  # noqa: E402
 from segproof import METHODS, tables  # noqa: E402
+from segproof.cam import LAYERLESS  # noqa: E402
 
 PAGE = Path(__file__).with_name("parity.md")
 INTRO = """\
@@ -97,7 +98,7 @@ def section(figures: Mapping[Cell, float], network: str) -> str:
     places = [place for place in PLACES if place.network == network]
     side, notes = NETWORKS[network].side, Footnotes()
     rows = [["method", *PEERS], ["---"] * (1 + len(PEERS))]
-    for method in METHODS:
+    for method in (name for name in METHODS if name not in LAYERLESS):
         cells = [cell_text(figures, peer, method, places, notes) for peer in PEERS]
         rows.append([tables.method_label(method), *cells])
     layers = ", ".join(f"`{place.layer}`" for place in places)

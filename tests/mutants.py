@@ -428,7 +428,7 @@ MUTANTS: list[Mutant] = [
     ),
     *_of(
         "perturb",
-        ("region = heatmap > threshold", "region = heatmap >= threshold", "S > t is strict"),
+        ("region = heatmap > limit", "region = heatmap >= limit", "S > t is strict"),
         (
             "return ranks < round(level * total)",
             "return ranks <= round(level * total)",

@@ -73,6 +73,8 @@ LABELS = {
     "kernel_weighted": "Kernel-Weighted",
     "rise": "RISE",
     "occlusion": "Occlusion",
+    "input_x_gradient": "Gradient \N{MULTIPLICATION SIGN} input",
+    "integrated_gradients": "Integrated gradients",
     "control:random": "random blobs",
     "control:p_c": "probability map",
     "control:edges": "image edges",
