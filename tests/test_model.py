@@ -461,6 +461,14 @@ def test_unknown_architectures_are_never_looked_up(saved: Path, name: Any) -> No
         assert got.value.fix.startswith("did you mean Unet")
 
 
+def test_the_bottleneck_is_the_last_encoder_stage() -> None:
+    model = toy_model()
+    assert model.resolve_layer("bottleneck", 16) == model.resolve_layer("encoder:-1", 16)
+    assert model.resolve_layer("bottleneck", 16) == "encoder.1"
+    with pytest.raises(UnknownNameError, match="did you mean bottleneck"):
+        model.resolve_layer("bottlenek", 16)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -473,6 +473,29 @@ def test_seamless_fills_have_no_outline(name: str) -> None:
     assert found[:, ~keep[0]].std() > 0.005  # and it is no plain slope
 
 
+def test_linear_is_the_imputation_with_one_noise() -> None:
+    tile = clean(3, 16)
+    image = tile.image.double()
+    tile = replace(tile, image=image, neutral=tile.neutral.double())
+    keep = torch.ones(2, 16, 16, dtype=torch.bool)
+    keep[0, 3:9, 4:12] = False
+    keep[1, 5:14, 2:10] = False
+    found = make_fill("linear", tile)(image[None], keep)
+    low, high = (f(image, dim=(1, 2))[:, None, None] for f in (torch.amin, torch.amax))
+    noise = []
+    for n in range(2):
+        expected = reference.linear_imputation(image.numpy(), keep[n].numpy())
+        rest = (found[n] - torch.from_numpy(expected)).numpy()
+        assert np.abs(rest[:, keep[n].numpy()]).max() == 0
+        inside = (found[n] > low) & (found[n] < high) & ~keep[n]
+        assert np.abs(rest[inside.numpy()]).max() < 0.06
+        noise.append(torch.where(inside, torch.from_numpy(rest), torch.nan))
+    both = ~torch.isnan(noise[0]) & ~torch.isnan(noise[1])
+    assert both.sum() > 30
+    assert (noise[0] - noise[1])[both].abs().max() < 1e-6
+    assert 0.005 < noise[0][both].std() < 0.02
+
+
 def test_borrowed_ground_is_the_donors() -> None:
     tile = clean(3, 16)
     patch = torch.arange(12.0, dtype=torch.float64).view(1, 3, 4).expand(3, 3, 4) / 12

@@ -19,6 +19,7 @@ ORDER = [
     "load",
     "train",
     "target",
+    "impute",
     "perturb",
     "capture",
     "cam",

@@ -222,7 +222,7 @@ class SegmentationModel(nn.Module):
 
     def resolve_layer(self, name: str, size: int | tuple[int, int] = 512) -> str:
         """The module path of a layer given by path or alias (`decoder:1`, `decoder:-1`,
-        `encoder:2`).
+        `encoder:2`, `bottleneck`: the last encoder stage).
 
         Raises:
             UnknownNameError: no such layer; near matches are named.
@@ -231,14 +231,14 @@ class SegmentationModel(nn.Module):
         if name in modules and name:
             return name
         known = self.layers(size)
-        kind, _, place = name.partition(":")
+        kind, _, place = ("encoder:-1" if name == "bottleneck" else name).partition(":")
         group = [layer for layer in known if layer.alias.startswith(f"{kind}:")]
         if group and place.removeprefix("-").isdecimal():
             index = int(place)
             if 0 < abs(index) <= len(group):
                 return group[index - 1 if index > 0 else index].path
         names = [text for layer in known for text in (layer.alias, layer.path)]
-        raise UnknownNameError.of("layer", name, names)
+        raise UnknownNameError.of("layer", name, [*names, "bottleneck"])
 
     @property
     def stride(self) -> int:

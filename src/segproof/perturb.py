@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 
 from segproof.errors import DataError, SegproofError, UnknownNameError
+from segproof.impute import NOISE, linear_imputation, unit_of
 from segproof.target import dilate
 
 __all__ = [
@@ -269,6 +270,28 @@ def _borrowed(clean: Clean) -> Fill:
     return _seamless(clean, _mirrored(patch, (clean.image.shape[-2], clean.image.shape[-1])))
 
 
+def _linear(clean: Clean) -> Fill:
+    """Each removed pixel the weighted mean of its neighbours, with the same noise in every picture
+    of a tile; the mean of the bands where nothing is kept (rong2022road).
+    """
+    low, high = _range(clean)
+    unit = unit_of(clean.image[:, clean.valid])
+    noise = torch.randn(clean.image.shape, generator=clean.generator).to(clean.image) * NOISE * unit
+
+    def fill(images: Tensor, keep: Tensor) -> Tensor:
+        found = []
+        for n, kept in enumerate(keep):
+            image, known = images[min(n, len(images) - 1)], kept & clean.valid
+            if bool(known.any()):
+                smooth = linear_imputation(image, known, 0.0, clean.generator)
+            else:
+                smooth = _image_mean(clean)
+            found.append(torch.where(kept, image, (smooth + noise).clamp(low, high)))
+        return torch.stack(found)
+
+    return fill
+
+
 def largest_square(mask: Tensor) -> tuple[slice, slice]:
     """Rows and columns of the largest square of a mask, bool [H, W]; the first of equals."""
     inside = np.pad(mask.cpu().numpy(), 1)
@@ -299,6 +322,7 @@ FILLS: Final[dict[str, Callable[[Clean], Tensor | Fill]]] = {
     "background_texture": _background_texture,
     "inpaint": _inpaint,
     "borrowed": _borrowed,
+    "linear": _linear,
     "blur": _blur,
     "image_mean": _image_mean,
     "neutral": _neutral,

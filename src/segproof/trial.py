@@ -54,6 +54,7 @@ KINDS: Final = {  # what a fill is like: two that `strict` takes are of differen
     "background_texture": "texture",
     "inpaint": "texture",
     "borrowed": "ground",
+    "linear": "smooth",
     "blur": "smooth",
     "image_mean": "flat",
     "neutral": "flat",
@@ -61,6 +62,7 @@ KINDS: Final = {  # what a fill is like: two that `strict` takes are of differen
     "noise": "noise",
 }
 SCORED: Final = ("control:random", "control:p_c", "control:truth")  # controls as whole heatmaps
+SLOW: Final = "linear"  # solves a system for each picture: tried, but taken only if it is named
 OTSU: Final = 0.0  # in place of a level, which Otsu's threshold does not have
 DONORS: Final = 4  # tiles that are looked at for a patch without the class
 PICTURES: Final = 6  # tiles whose maps are kept for the figures
@@ -624,8 +626,9 @@ def choose_fills(study: Settings, probe: Mapping[str, Mapping[str, float]]) -> t
         return (DEFAULT_FILLS["paper"],)
     if not probe:
         return (DEFAULT_FILLS["strict"], "black")
-    passing = [fill for fill in FILLS if probe[fill]["mean_drop"] >= tables.VALID_DROP]
+    quick = [fill for fill in FILLS if fill != SLOW]
+    passing = [fill for fill in quick if probe[fill]["mean_drop"] >= tables.VALID_DROP]
     # two of one kind would agree for that reason
     other = [fill for fill in passing if KINDS[fill] != KINDS[passing[0]]]
-    by_drop = sorted(FILLS, key=lambda fill: -probe[fill]["mean_drop"])
+    by_drop = sorted(quick, key=lambda fill: -probe[fill]["mean_drop"])
     return tuple(dict.fromkeys([*passing[:1], *other, *passing, *by_drop]))[:2]
