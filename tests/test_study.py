@@ -43,7 +43,7 @@ from segproof.perturb import FILLS, Fill, make_fill
 from segproof.results import COLUMNS
 from segproof.scenes import write_scenes
 from segproof.settings import MAP_MEASURES
-from segproof.target import Region
+from segproof.target import Region, dilate
 from segproof.trial import KINDS, RANDOM_SEEDS, SLOW, _donor, choose_fills, edges, study_tile
 
 REQUIRED = [
@@ -291,6 +291,31 @@ def test_fills_are_chosen_of_two_kinds() -> None:
     assert chosen("inpaint", "background_texture") == ("background_texture", "inpaint")
     assert chosen("black") == ("black", "noise")  # noise misleads the least of the others
     assert chosen() == ("noise", "black")
+
+
+def test_grown_regions_are_wider_by_so_many_pixels(
+    tiles: Path, tmp_path: Path, network: SegmentationModel
+) -> None:
+    settings = SMALL | {"limit": 1, "controls": (), "fills": ("black",), "methods": ("grad_cam",)}
+    study = Study.of(data=str(tiles), **settings, grow=3)
+    rows = study.run(tmp_path / "run").rows
+    sample = FolderDataset(tiles)[0]
+    truth = sample["mask"] == 1
+    removed = rows[rows["method"] == "control:target_removed"].iloc[0]
+    grown = dilate(truth, 3)
+    assert removed["area"] == pytest.approx(float(grown.float().mean()))
+    shown = torch.where(grown, 0.0, sample["image"])
+    p = _probability(network, shown.numpy())
+    assert removed["confidence"] == pytest.approx(p[1][truth.numpy()].mean(), abs=2e-5)
+    target = Target("building", region="truth")
+    for row in rows[(rows["binarisation"] == "threshold") & (rows["status"] == "ok")].itertuples():
+        made = explain(
+            network, sample["image"], method="grad_cam", layer=str(row.layer), target=target,
+            truth=truth,
+        )  # fmt: skip
+        wide = dilate(made.region(threshold=0.3), 3)
+        assert row.area == pytest.approx(float(wide.float().mean()))
+    assert "--grow 3" in study.command("x")
 
 
 def test_masses_and_otsu_are_further_rows(tiles: Path, tmp_path: Path) -> None:

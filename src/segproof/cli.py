@@ -333,6 +333,9 @@ def study(
     otsu: Annotated[
         bool | None, Parameter(negative=(), help="Cut each map at Otsu's threshold too.")
     ] = None,
+    grow: Annotated[
+        int | None, Parameter(help="Widen regions by so many px: outlines say less. [0]")
+    ] = None,
     preset: Annotated[str | None, Parameter(help="strict or paper. [strict]")] = None,
     region: Annotated[
         str | None,
@@ -381,6 +384,7 @@ def study(
         "areas": _numbers(areas, "--areas"),
         "masses": _numbers(masses, "--masses"),
         "otsu": otsu,
+        "grow": grow,
         "preset": preset,
         "region": region,
         "space": space,

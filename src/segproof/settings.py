@@ -46,9 +46,10 @@ class Settings(BaseModel):
     "ring:W"); `fills` None means neutral in `paper` and the two least artificial valid ones in
     `strict`. `methods` are the five published ones unless others of METHODS are named,
     `measures` further ones, of whole heatmaps (MAP_MEASURES). `masses` (shares of the sum of S) and
-    `otsu` cut the methods' maps, not the controls'. `pad` allows to continue tiles to a size that
-    the network takes; these pixels count nowhere. `classes`, `activation`, `mean` and `std` are
-    those of the network, where its folder does not say them.
+    `otsu` cut the methods' maps, not the controls'. `grow` widens every region, and the target that
+    is removed as a control, by so many px, so that outlines say less. `pad` allows to continue
+    tiles to a size that the network takes; these pixels count nowhere. `classes`, `activation`,
+    `mean` and `std` are those of the network, where its folder does not say them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -62,6 +63,7 @@ class Settings(BaseModel):
     areas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     masses: tuple[float, ...] = ()
     otsu: bool = False
+    grow: int = Field(default=0, ge=0)
     preset: Preset = "strict"
     region: str = "truth"
     space: Space = "logit"
@@ -152,6 +154,10 @@ class Settings(BaseModel):
                 f"preset paper with space {self.space}, reduce {self.reduce}",
                 "neither: its target is the published one",
                 "use preset strict for other targets",
+            )
+        if self.preset == "paper" and self.grow:
+            raise StudyError(
+                f"preset paper with grow {self.grow}", "regions as published", "use preset strict"
             )
         _ = self.target  # a rival without its space, and the like
         if self.fills is not None and not self.fills:

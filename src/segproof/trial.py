@@ -468,8 +468,9 @@ class _Trial:
         valid = self.seen.bound.valid[0]
         everything, nothing = torch.ones_like(region), torch.zeros_like(region)
         yield self._row("control:original", "original", "", nothing), everything
+        grown = dilate(region, study.grow) & self.seen.bound.valid[0]
         for fill in self.plan.removal_fills:
-            yield self._row("control:target_removed", "target_removed", fill, region), ~region
+            yield self._row("control:target_removed", "target_removed", fill, grown), ~grown
         for fill in self.plan.fills:
             if "empty" in study.controls:
                 yield self._row("control:empty", "empty", fill, valid), nothing
@@ -498,6 +499,7 @@ class _Trial:
                 highlighted = binarise(heat.heatmap, mass=level, valid=valid, ranks=ranks)
             else:
                 highlighted = binarise(heat.heatmap, area=level, valid=valid, ranks=ranks)
+            highlighted = dilate(highlighted, study.grow) & valid
             status = heat.status if flat or bool(highlighted.any()) else "empty_region"
             for strategy in heat.strategies:
                 keep = keep_mask(strategy, highlighted, region)
@@ -600,7 +602,8 @@ def probe_fills(
             name = data.ids[position]
             clean = clean_of(seen, model, truth, seed=(study.seed, name, fill), donor=donor)
             make = make_fill(fill, clean)
-            after = _confidences(model, seen, [make(seen.images, ~seen.bound.region)[0]])[0]
+            grown = dilate(seen.bound.region, study.grow) & seen.bound.valid
+            after = _confidences(model, seen, [make(seen.images, ~grown)[0]])[0]
             drops[fill].append(1 - after / before if before > 0 else float("nan"))
         forwards += 1 + len(FILLS)
     summary = {
