@@ -319,14 +319,20 @@ def test_grown_regions_are_wider_by_so_many_pixels(
 
 
 def test_masses_and_otsu_are_further_rows(tiles: Path, tmp_path: Path) -> None:
-    settings = SMALL | {"masses": (0.5,), "otsu": True, "limit": 1, "thresholds": (), "areas": ()}
+    settings = SMALL | {
+        "masses": (0.5,),
+        "otsu": True,
+        "limit": 1,
+        "thresholds": (),
+        "areas": (0.1,),
+    }
     study = Study.of(data=str(tiles), **settings, controls=("random", "inverse"))
     results = study.run(tmp_path / "run")
     rows = results.rows[results.rows["method"].isin(("grad_cam", "eigen_cam"))]
-    assert set(rows["binarisation"]) == {"mass", "otsu"}
+    assert set(rows["binarisation"]) == {"area", "mass", "otsu"}
     sample = FolderDataset(tiles)[0]
     target = Target("building", region="truth")
-    for row in rows[rows["status"] == "ok"].itertuples():
+    for row in rows[(rows["status"] == "ok") & (rows["binarisation"] != "area")].itertuples():
         made: Any = explain(
             load_model(demo_model_spec()), sample["image"], method=str(row.method),
             layer=str(row.layer), target=target, truth=sample["mask"] == 1,
@@ -337,6 +343,8 @@ def test_masses_and_otsu_are_further_rows(tiles: Path, tmp_path: Path) -> None:
         )
     assert len(results.rows) == study.plan().shown_per_tile
     assert "--otsu" in study.command("x").split()
+    page = report.render(results.rows, results.tiles, results.manifest)
+    assert "at matched area" in page
 
 
 def test_measures_of_whole_heatmaps_are_scores(

@@ -140,7 +140,8 @@ class Settings(BaseModel):
                 )
         if not self.methods or not self.layers:
             raise StudyError("no method or no layer", "at least one of each", "name them")
-        if not (self.thresholds or self.areas or self.masses or self.otsu):
+        if not self.thresholds and not self.areas:
+            # controls are cut at these alone: without them nothing is ranked
             raise StudyError("no thresholds and no areas", "at least one level", "name them")
         check_region(self.preset, self.region)
         if Region.of(self.region).one_picture:
