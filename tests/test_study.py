@@ -357,6 +357,13 @@ def test_measures_of_whole_heatmaps_are_scores(
     settings = SMALL | {"limit": 2, "areas": (0.1,), "thresholds": ()}
     study = Study.of(data=str(tiles), **settings, controls=("random", "p_c"), measures=names)
     results = study.run(tmp_path / "run")
+    fused = Study.of(
+        data=str(tiles), **settings, controls=(), fuse=("max",), measures=("random_class",)
+    )
+    found = fused.run(tmp_path / "fused").scores
+    joined = found[found["layer"] == "fused:max"].set_index("method")["value"]
+    assert -1 <= joined["grad_cam"] < 0.9
+    assert joined["eigen_cam"] == pytest.approx(1)  # class-agnostic, joined or not
     scores = results.scores
     candidates = [(m, la) for la in SMALL["layers"] for m in SMALL["methods"]]
     keys = set(zip(scores["method"], scores["layer"], strict=True))

@@ -302,15 +302,17 @@ def _case(
     """An explanation on trial, with the way to make it again for another capture."""
     study = plan.study
     name, method = resolve_method(item.method, study.preset)
-    layers = {item.layer: plan.layers[item.layer]} if item.layer in plan.layers else {}
+    layers = dict(plan.layers)
+    if item.layer in layers:
+        layers = {item.layer: layers[item.layer]}
 
     def again(other: Capture, network: SegmentationModel) -> Tensor:
-        [made] = explain_capture(other, network, {name: method}, layers, study.target)
-        return made.heatmap()
+        made = explain_capture(other, network, {name: method}, layers, study.target)
+        ways = [way for way in plan.fused if item.layer == f"fused:{way}"]
+        return (fuse(made, ways[0]) if ways else made[0]).heatmap()
 
-    fused = item.layer not in plan.layers and item.layer != INPUT_LAYER
     heat = item.heatmap()
-    return Case(model, seen, heat, fill, truth, None if fused else again, study.seed)
+    return Case(model, seen, heat, fill, truth, again, study.seed)
 
 
 def _judge(
