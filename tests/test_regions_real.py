@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conftest import SEED
 from segproof import FolderDataset, Results, SegmentationModel, Study, Target, cli, load_model
-from segproof.cam import CHANNELWISE, METHODS
+from segproof.cam import CHANNELWISE, LAYERLESS, METHODS
 from segproof.capture import capture
 from segproof.data import Sample
 from segproof.errors import DataError
@@ -37,7 +37,7 @@ CLASSES = (
 VOID = 11
 HELD_OUT = 8  # the last tiles of the second drive
 LAYER = "decoder:2"
-GRADIENT = sorted(METHODS.keys() - CHANNELWISE)
+GRADIENT = sorted(METHODS.keys() - CHANNELWISE.keys() - LAYERLESS.keys())
 
 
 # --- masks as they are ----------------------------------------------------------------------------
