@@ -63,7 +63,7 @@ INTERRUPTED: Final = 130
 QUICK: Final = ("grad_cam", "grad_cam_pp", "xgrad_cam", "eigen_cam", "hires_cam", "layer_cam")
 
 DEMO_TILES: Final = 16
-DEMO_SIZE: Final = 224  # px; 67 m at 0.3 m: sixteen such tiles take about two minutes on two cores
+DEMO_SIZE: Final = 224  # px; 67 m at 0.3 m: sixteen such tiles take about four minutes on two cores
 DEMO_SEED: Final = 77  # the shipped network was trained on other seeds
 
 _LEVELS: Final = ("thresholds", "areas", "masses")
