@@ -12,7 +12,7 @@ from segproof.capture import Capture
 from segproof.model import SegmentationModel
 from segproof.perturb import Fill
 
-__all__ = ["Card", "Case", "MapMeasure", "Undefined"]
+__all__ = ["Card", "Case", "Known", "MapMeasure", "Undefined"]
 
 
 class Undefined(Exception):  # noqa: N818 - a result without a number, not an error
@@ -58,3 +58,26 @@ class Card:
     source: str
     forwards: str
     failure: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """A picture whose answer is known: what decides `class_` over `region`, and what does not.
+
+    All masks are bool [H, W]. `evidence` are the pixels that decide, `cue` those of them that lie
+    outside the object, `decoys` what looks like either and decides nothing. `absent` is the picture
+    [B, H, W] without objects, cues and decoys: what an ideal fill would put in their place.
+    """
+
+    name: str
+    tier: str
+    kind: str
+    model: SegmentationModel
+    class_: str
+    image: Tensor
+    truth: Tensor
+    region: Tensor
+    evidence: Tensor
+    cue: Tensor
+    decoys: Tensor
+    absent: Tensor
