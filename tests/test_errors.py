@@ -8,9 +8,18 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 
 from segproof import errors
-from segproof.errors import DataError, ModelError, SegproofError, StudyError, UnknownNameError
+from segproof.errors import (
+    DataError,
+    DiskError,
+    ModelError,
+    SegproofError,
+    StudyError,
+    TooManyFailedError,
+    UnknownNameError,
+    printable,
+)
 
-TREE = [DataError, ModelError, StudyError, UnknownNameError]
+TREE = [DataError, ModelError, StudyError, TooManyFailedError, UnknownNameError, DiskError]
 
 
 @pytest.mark.parametrize("kind", [SegproofError, *TREE])
@@ -31,11 +40,22 @@ def test_an_error_crosses_processes_whole(kind: type[SegproofError]) -> None:
 
 
 def test_the_tree_is_also_pythons_own() -> None:
-    assert [issubclass(kind, SegproofError) for kind in TREE] == [True] * 4
-    assert [issubclass(kind, ValueError) for kind in TREE] == [True, True, True, False]
+    assert [issubclass(kind, SegproofError) for kind in TREE] == [True] * 6
+    assert [issubclass(kind, ValueError) for kind in TREE] == [True, True, True, True, False, False]
     assert issubclass(UnknownNameError, LookupError)
     assert not issubclass(UnknownNameError, KeyError)  # whose str() is a repr
-    assert sorted(errors.__all__) == sorted(kind.__name__ for kind in [SegproofError, *TREE])
+    names = [kind.__name__ for kind in [SegproofError, *TREE]]
+    assert sorted(errors.__all__) == sorted([*names, "printable"])
+
+
+def test_names_of_files_cannot_command_a_terminal() -> None:
+    hostile = "a\x1b]0;title\x07b\x9bc\r\n\u202egnp.exe\udcff"
+    assert printable(hostile) == r"a\x1b]0;title\x07b\x9bc\r\n\u202egnp.exe\udcff"
+    assert printable("Dächer-屋根 ن\u200cه") == "Dächer-屋根 ن\u200cه"
+    assert printable("a\nb\t", keep="\n") == "a\nb\\t"
+    shown = str(DataError(hostile, "a", "b"))
+    assert "\x1b" not in shown
+    shown.encode()
 
 
 def test_unknown_names_list_the_near_ones_best_first() -> None:

@@ -12,6 +12,7 @@ import segproof
 # The one way through the package: a module may import from those before it, never from those after.
 ORDER = [
     "errors",
+    "backoff",
     "data",
     "scenes",
     "layers",
@@ -34,7 +35,9 @@ ORDER = [
     "results",
     "settings",
     "trial",
+    "spread",
     "study",
+    "audit",
     "plot",
     "report",
     "terminal",

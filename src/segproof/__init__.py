@@ -2,7 +2,15 @@
 
 from segproof.cam import METHODS
 from segproof.data import FolderDataset, Sample, read_image, read_mask
-from segproof.errors import DataError, ModelError, SegproofError, StudyError, UnknownNameError
+from segproof.errors import (
+    DataError,
+    DiskError,
+    ModelError,
+    SegproofError,
+    StudyError,
+    TooManyFailedError,
+    UnknownNameError,
+)
 from segproof.explain import Explanation, explain, explain_all, explain_objects, fuse
 from segproof.load import load_model, save_model
 from segproof.measures import MEASURES
@@ -21,6 +29,7 @@ __all__ = [
     "STRATEGIES",
     "BoundTarget",
     "DataError",
+    "DiskError",
     "Explanation",
     "FolderDataset",
     "Layer",
@@ -33,6 +42,7 @@ __all__ = [
     "Study",
     "StudyError",
     "Target",
+    "TooManyFailedError",
     "UnknownNameError",
     "binarise",
     "explain",

@@ -1,13 +1,12 @@
-"""The command line: demo, study, recommend, compare, report, explain, layers, doctor, train."""
+"""The command line: demo, study, recommend, compare, report, explain, layers, doctor, train ..."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -15,15 +14,21 @@ import numpy as np
 import torch
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from segproof import plot, report, tables
+from segproof import audit, plot, report, tables
 from segproof.cam import LAYERLESS, METHODS
 from segproof.compare import MARGIN, compare
 from segproof.data import FolderDataset, read_image, read_mask
 from segproof.doctor import diagnose, example_picture, layer_facts
-from segproof.errors import DataError, SegproofError, StudyError, UnknownNameError
+from segproof.errors import (
+    DataError,
+    DiskError,
+    SegproofError,
+    StudyError,
+    TooManyFailedError,
+    UnknownNameError,
+)
 from segproof.explain import (
     DEFAULT_FILLS,
     Explanation,
@@ -36,15 +41,18 @@ from segproof.load import demo_model_spec, load_model
 from segproof.measures import MEASURES, MeasureInfo
 from segproof.model import SegmentationModel, evaluating, query_model
 from segproof.perturb import FILLS
-from segproof.results import Results, write_atomic
+from segproof.results import Results, probe, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
 from segproof.settings import CONTROLS, MAP_MEASURES, PUBLISHED, read_toml
+from segproof.spread import keep_large_blocks
 from segproof.study import Study
 from segproof.target import REGIONS, Preset, Reduce, Space, Target, check_region
 from segproof.terminal import (
+    escape,
     graceful_stop,
     print_cards,
     print_comparison,
+    print_status,
     print_tables,
     progress_bar,
 )
@@ -363,6 +371,13 @@ def study(
     batch: Annotated[int | None, Parameter(help="Pictures per forward. [4]")] = None,
     seed: Annotated[int | None, Parameter(help="[0]")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 ... [cpu]")] = None,
+    workers: Annotated[int, Parameter(help="Processes that share the tiles and threads.")] = 1,
+    dask: Annotated[
+        str | None, Parameter(help="Address of a Dask scheduler whose workers share the tiles.")
+    ] = None,
+    keep_going: Annotated[
+        bool, Parameter(negative=(), help="Also where more than 5 % of the tiles fail.")
+    ] = False,
     classes: ClassesFlag = None,
     activation: ActivationFlag = None,
     mean: MeanFlag = None,
@@ -411,7 +426,85 @@ def study(
     if folder is None:
         raise StudyError("no run folder", "--out DIR", "name a new folder for the results")
     chosen = Study.of(**{k: v for k, v in settings.items() if k != "out"})
-    return _run(chosen, Path(folder), allow_code=allow_code)
+    how = {"workers": workers, "dask": dask, "keep_going": keep_going}
+    return _run(chosen, Path(folder), allow_code=allow_code, how=how)
+
+
+@app.command
+def check(
+    data: Annotated[Path, Parameter(help="Folder of tiles with masks.")],
+    *,
+    model: Annotated[str | None, Parameter(help="Compare with this network too.")] = None,
+    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
+    pad: Annotated[
+        bool, Parameter(negative=(), help="Sizes that the network does not take will be continued.")
+    ] = False,
+    classes: ClassesFlag = None,
+    activation: ActivationFlag = None,
+    mean: MeanFlag = None,
+    std: StdFlag = None,
+    allow_code: AllowFlag = False,
+) -> int:
+    """Read every image and mask and name those that cannot be studied; no network is run.
+
+    Exit codes: 0 all good, 2 no such folder, 4 some are bad.
+    """
+    network = None
+    values = len(_names(classes) or ()) or 2
+    if model is not None:
+        network = _load(model, classes, activation, mean, std, allow_code)
+        values = network.mask_values
+    good, bad = 0, 0
+    with progress_bar(err, "tiles") as advance:
+        for path, reason in audit.check(
+            data, model=network, ignore_index=ignore_index, classes=values, pad=pad
+        ):
+            good, bad = good + (not reason), bad + bool(reason)
+            if reason:
+                out.print(f"{escape(path.name)}: {escape(reason)}", soft_wrap=True, highlight=False)
+            advance(good + bad, None)
+    out.print(f"{good} good, {bad} bad")
+    return SOME_FAILED if bad else OK
+
+
+@app.command
+def status(run: Path) -> int:
+    """How far a run is, also while it runs: progress, rate, time left, failures by reason.
+
+    Args:
+        run: A folder that `segproof study` writes.
+    """
+    print_status(out, audit.status(run))
+    return OK
+
+
+@app.command
+def verify(
+    run: Annotated[Path, Parameter(help="A folder that `segproof study` wrote.")],
+    *,
+    tiles: Annotated[int, Parameter(help="How many to compute again.")] = 3,
+    seed: Annotated[int, Parameter(help="Chooses them.")] = 0,
+    model: Annotated[str | None, Parameter(help="Where the network is now.")] = None,
+    data: Annotated[str | None, Parameter(help="Where the tiles are now.")] = None,
+    allow_code: AllowFlag = False,
+) -> int:
+    """Is a run whole and right? Its store, every tile's rows, its table, and some tiles again.
+
+    Exit codes: 0 nothing wrong, 2 no run or another network, 4 something is wrong.
+    """
+    keep_large_blocks()
+    with progress_bar(err, "tiles") as advance:
+        found = audit.verify(
+            run, again=tiles, seed=seed, model=model, data=data, allow_code=allow_code,
+            tick=lambda done: advance(done, tiles),
+        )  # fmt: skip
+    for problem in found.problems:
+        out.print(escape(problem), style="red", soft_wrap=True, highlight=False)
+    out.print(
+        f"{found.tiles} tiles, {found.rows:,} rows; {found.again} tiles computed again, greatest"
+        f" difference {found.difference:.1e}; {len(found.problems)} problems"
+    )
+    return SOME_FAILED if found.problems else OK
 
 
 @app.command
@@ -534,7 +627,7 @@ def train(
     if scenes:
         sources.append(SceneDataset(scenes, scene_seed))
     channels = None if decoder_channels is None else _whole(decoder_channels, "--decoder-channels")
-    _keep_large_blocks()
+    keep_large_blocks()
     with progress_bar(err, "steps") as advance:
         record = train_network(
             sources,
@@ -602,12 +695,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_INPUT
     except SegproofError as error:
         err.print(f"error: {escape(str(error))}", style="red", highlight=False)
-        return WRONG_INPUT
+        return DISK if isinstance(error, DiskError) else WRONG_INPUT
     except KeyboardInterrupt:
         err.print("stopped")
         return INTERRUPTED
     except OSError as error:
         err.print(f"error: {escape(str(error))}", style="red", highlight=False)
+        err.print("files are replaced as a whole or not at all: make room and repeat", style="dim")
         return DISK
     return code if isinstance(code, int) else OK
 
@@ -620,7 +714,7 @@ def _load(
     std: str | None,
     allow_code: bool,
 ) -> SegmentationModel:
-    _keep_large_blocks()
+    keep_large_blocks()
     return load_model(
         spec,
         classes=_names(classes),
@@ -631,8 +725,16 @@ def _load(
     )
 
 
-def _run(chosen: Study, folder: Path, *, allow_code: bool = False, brief: bool = False) -> int:
-    _keep_large_blocks()
+def _run(
+    chosen: Study,
+    folder: Path,
+    *,
+    allow_code: bool = False,
+    brief: bool = False,
+    how: Mapping[str, Any] | None = None,
+) -> int:
+    keep_large_blocks()
+    probe(folder)
     network = chosen.open_model(allow_code=allow_code)
     source = chosen.open_data(network)
     with graceful_stop(err) as stop, progress_bar(err, "pictures shown") as advance:
@@ -656,17 +758,32 @@ def _run(chosen: Study, folder: Path, *, allow_code: bool = False, brief: bool =
                 done * plan.forwards_per_tile + share, total, f"tile {min(done + 1, tiles)}/{tiles}"
             )
 
-        results = chosen.run(
-            folder,
-            model=network,
-            data=source,
-            progress=show,
-            stop=stop,
-            planned=announce,
-        )
-    _finish(results, brief=brief)
+        failed: TooManyFailedError | None = None
+        try:
+            results = chosen.run(
+                folder,
+                model=network,
+                data=source,
+                allow_code=allow_code,
+                progress=show,
+                stop=stop,
+                planned=announce,
+                **(how or {}),
+            )
+        except TooManyFailedError as error:
+            failed, results = error, Results.load(folder)
     counts = results.manifest["tiles"]
-    if counts["ok"] + counts["skipped"] + counts["failed"] < results.manifest["data"]["n"]:
+    open_ = results.manifest["data"]["n"] - sum(
+        counts[name] for name in ("ok", "skipped", "failed")
+    )
+    if counts["ok"] or not (open_ or counts["failed"]):
+        _finish(results, brief=brief)
+    if failed is not None:
+        err.print(f"error: {escape(str(failed))}", style="red", highlight=False)
+        return SOME_FAILED
+    if not counts["ok"] and counts["failed"]:
+        _say_tiles(counts)
+    if open_:
         err.print("stopped: the same command goes on where this one ended", style="yellow")
         return INTERRUPTED
     return SOME_FAILED if counts["failed"] else OK
@@ -726,14 +843,18 @@ def _finish(results: Results, *, brief: bool = False) -> None:
     write_atomic(path, lambda stream: _write(stream, page.encode()))
     print_tables(out, made, brief=brief)
     counts = results.manifest["tiles"]
-    out.print(
-        f"tiles: {counts['ok']} ok, {counts['skipped']} skipped, {counts['failed']} failed"
-        + "".join(f"\n  {n} x {escape(reason)}" for reason, n in counts["reasons"].items())
-    )
+    _say_tiles(counts)
     out.print(f"\n[bold]{escape(made.verdict)}[/]\n")
     if brief:
         out.print(f"again: {escape(results.manifest['command'])}", soft_wrap=True)
     out.print(f"report: {escape(str(path))}")
+
+
+def _say_tiles(counts: Mapping[str, Any]) -> None:
+    out.print(
+        f"tiles: {counts['ok']} ok, {counts['skipped']} skipped, {counts['failed']} failed"
+        + "".join(f"\n  {n} x {escape(reason)}" for reason, n in counts["reasons"].items())
+    )
 
 
 def _picture(image: Path | None, model: SegmentationModel, size: int) -> torch.Tensor:
@@ -861,20 +982,6 @@ def _whole(text: str, flag: str) -> tuple[int, ...]:
     if not numbers or any(number != int(number) for number in numbers):
         raise StudyError(f"{flag} {text}", "whole numbers, a,b,c", "check the list")
     return tuple(int(number) for number in numbers)
-
-
-def _keep_large_blocks() -> None:
-    """Let glibc keep freed blocks: a batched forward on the CPU otherwise spends half its time in
-    page faults. Never needed for right results; other systems go on without it.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, 2_000_000_000)  # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):
-        return
 
 
 if __name__ == "__main__":

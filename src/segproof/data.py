@@ -16,9 +16,17 @@ from PIL import Image, UnidentifiedImageError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import Tensor
 
-from segproof.errors import DataError
+from segproof.errors import DataError, printable
 
-__all__ = ["FolderDataset", "Sample", "SampleSource", "digest_of", "read_image", "read_mask"]
+__all__ = [
+    "FolderDataset",
+    "Sample",
+    "SampleSource",
+    "digest_of",
+    "read_image",
+    "read_mask",
+    "survey",
+]
 
 LAYOUTS: Final = {
     "WHU": ("image", "label"),
@@ -26,6 +34,7 @@ LAYOUTS: Final = {
     "plain": ("images", "masks"),
 }
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SHIFT: Final = 0.5  # px that a mask may lie beside its image
 MAX_BYTES: Final = 1 << 30  # a small file may declare a picture of any size
 _PIL_FORMATS: Final = ("PNG", "JPEG")
 # GDAL opens TILE.tif.msk and .ovr with any driver: as VRT or WMS texts they lead elsewhere
@@ -99,10 +108,17 @@ def read_mask(
     Raises:
         DataError: unknown values (a JPEG mask has dozens), bands that differ, damaged files.
     """
-    path = Path(path)
+    sample = _read_mask(Path(path), classes, ignore_index)
+    return sample["mask"], sample["valid"]
+
+
+def _read_mask(path: Path, classes: int, ignore_index: int | None) -> Sample:
+    """`read_mask`, with the place on earth that a GeoTIFF names."""
+    found = Sample()
     kind = _signature(path)
     if kind == "TIFF":
         sample = _read_tiff(path, scale=False, classes=classes)
+        found["crs"], found["transform"] = sample["crs"], sample["transform"]
         bands, readable = sample["image"].numpy(), sample["valid"]
         array = bands[0]
         same = all(np.array_equal(band, array) for band in bands[1:])
@@ -149,7 +165,9 @@ def read_mask(
             hint += "; if these are soft edges of a 0/255 mask, save (mask > 127) * 255"
         raise DataError(f"{kept.size} values ({listed}) in the mask {path}", wanted, hint)
     mask[ignored] = 0
-    return torch.from_numpy(mask), readable & torch.from_numpy(~ignored)
+    found["mask"] = torch.from_numpy(mask)
+    found["valid"] = readable & torch.from_numpy(~ignored)
+    return found
 
 
 class FolderDataset:
@@ -185,30 +203,109 @@ class FolderDataset:
     @property
     def ids(self) -> list[str]:
         """File stems, sorted: the names used in every table."""
-        return [image.stem for image, _ in self.pairs]
+        return [printable(image.stem) for image, _ in self.pairs]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        image_path, mask_path = self.pairs[index]
-        sample = read_image(image_path)
-        mask, counts = read_mask(mask_path, classes=self.classes, ignore_index=self.ignore_index)
-        if mask.shape != sample["image"].shape[1:]:
-            raise DataError(
-                f"mask {mask_path} of {mask.shape[0]} x {mask.shape[1]} pixels",
-                f"{sample['image'].shape[1]} x {sample['image'].shape[2]}, the size of its image",
-                "resample the mask (nearest neighbour) to the image",
-            )
-        sample["mask"] = mask
-        sample["valid"] = sample["valid"] & counts
-        return sample
+        return _read_pair(*self.pairs[index], self.classes, self.ignore_index)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
 
+def survey(
+    root: str | Path, *, classes: int = 2, ignore_index: int | None = None
+) -> Iterator[tuple[Path, str, Sample | None]]:
+    """Every image of a folder of tiles, read with its mask: path, why it cannot be studied, sample.
+
+    The reason is "" where the pair is good, the sample None where it is not. Masks without an image
+    are left out: they are not used.
+
+    Raises:
+        DataError: no known layout, or no image at all.
+    """
+    _, images, masks = _find_layout(Path(root))
+    pictures, labels = _files(images), _files(masks)
+    if not pictures:
+        raise DataError(f"no images in {images}", f"files {', '.join(SUFFIXES)}", "check the path")
+    by_stem: dict[str, list[Path]] = {}
+    for path in labels:
+        by_stem.setdefault(path.stem, []).append(path)
+    seen: dict[str, Path] = {}
+    for path in pictures:
+        try:
+            mask = _only_mask(path, seen.get(path.stem), by_stem.get(path.stem, []), masks)
+            yield path, "", _read_pair(path, mask, classes, ignore_index)
+        except (DataError, OSError, MemoryError) as error:
+            yield path, printable(str(error)) or type(error).__name__, None
+        seen[path.stem] = path
+
+
+def _only_mask(path: Path, before: Path | None, found: list[Path], folder: Path) -> Path:
+    if before is not None:
+        raise _double(before, path)
+    if not found:
+        raise DataError(f"no mask for {path}", f"{path.stem} with a suffix in {folder}", "add it")
+    if len(found) > 1:
+        raise _double(*found[:2])
+    return found[0]
+
+
+def _read_pair(image: Path, mask: Path, classes: int, ignore_index: int | None) -> Sample:
+    """An image with its mask, which has its size and, where both say so, its place on earth."""
+    sample, truth = read_image(image), _read_mask(mask, classes, ignore_index)
+    height, width = sample["image"].shape[1:]
+    if truth["mask"].shape != (height, width):
+        raise DataError(
+            f"mask {mask} of {truth['mask'].shape[0]} x {truth['mask'].shape[1]} pixels",
+            f"{height} x {width}, the size of its image",
+            "resample the mask (nearest neighbour) to the image",
+        )
+    _check_place(sample, truth, mask, (height, width))
+    sample["mask"] = truth["mask"]
+    sample["valid"] = sample["valid"] & truth["valid"]
+    return sample
+
+
+def _check_place(sample: Sample, truth: Sample, mask: Path, size: tuple[int, int]) -> None:
+    """A mask without coordinates is taken as it is; one that lies elsewhere is not."""
+    here, there = sample.get("crs"), truth.get("crs")
+    if here is None or there is None:
+        return
+    fix = "warp the mask (nearest neighbour) to the image's grid"
+    if here != there and (here.to_epsg() is None or here.to_epsg() != there.to_epsg()):
+        raise DataError(f"mask {mask} in {there}", f"{here}, as its image", fix)
+    grid = sample["transform"]
+    if grid.is_degenerate:
+        raise DataError(
+            f"coordinates of the image of {mask} that map nothing", "a pixel size", "set it again"
+        )
+    corners = [(x, y) for x in (0, size[1]) for y in (0, size[0])]
+    moved = [_apply(~grid, *_apply(truth["transform"], *corner)) for corner in corners]
+    off = max(
+        abs(a - b)
+        for one, two in zip(corners, moved, strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
+    if off > SHIFT:
+        raise DataError(
+            f"mask {mask} that lies up to {off:.1f} px beside its image (moved, scaled, rotated)",
+            f"the same place to {SHIFT} px",
+            fix,
+        )
+
+
+def _apply(grid: Any, x: float, y: float) -> tuple[float, float]:
+    return grid.a * x + grid.b * y + grid.c, grid.d * x + grid.e * y + grid.f
+
+
 def _find_layout(root: Path) -> tuple[str, Path, Path]:
+    if root.is_file():
+        raise DataError(
+            f"a file {root}", "a folder of tiles", "unpack an archive yourself: none is opened here"
+        )
     if not root.is_dir():
         raise DataError(f"no folder {root}", "a folder of tiles", "check the path")
     for name, (images, masks) in LAYOUTS.items():
@@ -230,17 +327,25 @@ def _find_layout(root: Path) -> tuple[str, Path, Path]:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
+    for path in _files(folder):
         if path.stem in found:
-            raise DataError(
-                f"{found[path.stem].name} and {path.name} in {folder}",
-                "one file per stem",
-                "move one of them away",
-            )
+            raise _double(found[path.stem], path)
         found[path.stem] = path
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    ]
+
+
+def _double(one: Path, other: Path) -> DataError:
+    return DataError(
+        f"{one.name} and {other.name} in {one.parent}", "one file per stem", "move one of them away"
+    )
 
 
 def _few(names: Sequence[str], most: int = 5) -> str:
@@ -251,6 +356,12 @@ def _signature(path: Path) -> str:
     """The format by the file's first bytes, never by its name: a text named .tif can be a VRT."""
     if not path.is_file():
         raise DataError(f"no file {path}", "a PNG, JPEG or TIFF file", "check the path")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"a name that is not UTF-8: {path}", "names in UTF-8", "rename it"
+        ) from error
     with path.open("rb") as stream:
         head = stream.read(26)
     # bit depth and colour type: Pillow would keep 8 of the 16 bits without a word
@@ -342,7 +453,7 @@ def _sample(
         image /= 255
     finite = torch.isfinite(image).all(dim=0)
     usable = torch.from_numpy(np.ascontiguousarray(valid)) & finite
-    return Sample(image=torch.where(usable, image, 0.0), valid=usable, id=path.stem)
+    return Sample(image=torch.where(usable, image, 0.0), valid=usable, id=printable(path.stem))
 
 
 def digest_of(data: SampleSource, position: int) -> str:

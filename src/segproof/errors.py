@@ -4,16 +4,42 @@ SegproofError
 ├── DataError          images, masks, folders of tiles
 ├── ModelError         weights, outputs, input shapes
 ├── UnknownNameError   a class, layer, method, fill ... that does not exist (also a LookupError)
-└── StudyError         settings of a study, run folders
+├── StudyError         settings of a study, run folders
+│   └── TooManyFailedError  a study that stopped because tiles kept failing
+└── DiskError          a run folder that cannot be written: full, read-only, failing
 """
 
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from typing import Self
 
-__all__ = ["DataError", "ModelError", "SegproofError", "StudyError", "UnknownNameError"]
+__all__ = [
+    "DataError",
+    "DiskError",
+    "ModelError",
+    "SegproofError",
+    "StudyError",
+    "TooManyFailedError",
+    "UnknownNameError",
+    "printable",
+]
+
+_TURNS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # make a text read as another one
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """`text` that is safe to store and to print: what is not UTF-8, control characters (terminals
+    obey them) and changes of the direction of writing are spelled out; those in `keep` stay.
+    """
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if char not in keep and (unicodedata.category(char) in ("Cc", "Cs") or ord(char) in _TURNS)
+        else char
+        for char in text
+    )
 
 
 class SegproofError(Exception):
@@ -24,7 +50,8 @@ class SegproofError(Exception):
         self.found, self.expected, self.fix = found, expected, fix
 
     def __str__(self) -> str:
-        return f"found {self.found}; expected {self.expected}; {self.fix}"
+        text = f"found {self.found}; expected {self.expected}; {self.fix}"
+        return printable(text, keep="\n")  # names of files are in it
 
 
 class DataError(SegproofError, ValueError):
@@ -50,3 +77,11 @@ class UnknownNameError(SegproofError, LookupError):
 
 class StudyError(SegproofError, ValueError):
     """A study's settings or its run folder are not usable."""
+
+
+class TooManyFailedError(StudyError):
+    """More than 5 % of a study's tiles failed: it stopped, and what is finished is stored."""
+
+
+class DiskError(SegproofError):
+    """A run folder cannot be written; what is finished is stored and gone on with."""

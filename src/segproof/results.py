@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import io
 import json
 import os
 import sqlite3
+import tempfile
+import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +26,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segproof import tables
-from segproof.errors import StudyError, UnknownNameError
-from segproof.target import Preset
+from segproof.errors import DiskError, StudyError, UnknownNameError
+from segproof.target import PRESETS, Preset
 
-__all__ = ["COLUMNS", "SCORES", "Results", "RunStore", "TileResult", "write_atomic"]
+__all__ = [
+    "COLUMNS",
+    "SCORES",
+    "Results",
+    "RunStore",
+    "TileResult",
+    "checksum",
+    "in_use",
+    "probe",
+    "reading",
+    "write_atomic",
+]
 
 COLUMNS: Final[dict[str, str]] = {
     "sample": "TEXT",
@@ -65,6 +80,10 @@ _PANDAS: Final = {"TEXT": "str", "REAL": "float64", "INTEGER": "int64"}
 _ARROW: Final = {"TEXT": pa.string(), "REAL": pa.float64(), "INTEGER": pa.int64()}
 _CHUNK: Final = 50_000  # rows per step of an export: memory does not grow with the study
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_STORE: Final = 2  # the layout of run.db
+_PROBE: Final = 1 << 20  # bytes that a folder has to take before anything is computed
+_PATIENCE: Final = 0.5  # s: `status` holds the lock for a moment
+_PICTURE: Final = 1 << 28  # bytes that the picture of a tile may unpack to
 
 
 @dataclass(frozen=True)
@@ -98,31 +117,27 @@ class RunStore:
     def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "run.db"
-        if self.folder.exists() and not self.folder.is_dir():
-            raise StudyError(f"a file at {self.folder}", "a folder", "choose another --out")
-        if not self.path.exists() and self.folder.is_dir() and any(self.folder.iterdir()):
-            raise StudyError(
-                f"{self.folder} with other files in it",
-                "a new or empty folder, or a run to go on with",
-                "choose another --out",
-            )
-        if self.path.exists():
-            with _reading(self.path) as stored:
-                _check_identity(self.folder, stored, identity)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / ".lock").open("w")
+        identity = {**identity, "store": _STORE}
+        _check_folder(self.folder)
+        with _disk(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._open(identity)
+        except BaseException:
             self._lock.close()
-            raise StudyError(
-                f"{self.folder} in use by another process",
-                "one writer",
-                "wait, or choose another --out",
-            ) from error
-        self._db = sqlite3.connect(self.path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
+            raise
+
+    def _open(self, identity: Mapping[str, Any]) -> None:
+        if self.path.exists():
+            with reading(self.path) as stored:
+                # killed before its first transaction: nothing in it, and nothing lost
+                if stored.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                    _check_identity(self.folder, stored, identity)
+        with _disk(self.folder):
+            self._db = sqlite3.connect(self.path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
         columns, scored = (
             ", ".join(f'"{name}" {kind}' for name, kind in known.items())
             for known in (COLUMNS, SCORES)
@@ -132,7 +147,8 @@ class RunStore:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS tiles"
                 " (sample TEXT PRIMARY KEY, position INTEGER, status TEXT, reason TEXT,"
-                " forwards INTEGER, seconds REAL, digest TEXT, picture BLOB)"
+                " forwards INTEGER, seconds REAL, digest TEXT, picture BLOB,"
+                " ended REAL, checksum TEXT)"
             )
             self._db.execute(
                 f"CREATE TABLE IF NOT EXISTS rows (place INTEGER, {columns},"
@@ -157,15 +173,23 @@ class RunStore:
         """Finished tiles and the digest of what they were made from."""
         return dict(self._db.execute("SELECT sample, digest FROM tiles"))
 
+    def failed(self) -> dict[str, str]:
+        """Tiles that failed, with the reason."""
+        query = "SELECT sample, reason FROM tiles WHERE status = 'failed'"
+        return dict(self._db.execute(query))
+
     def get(self, key: str) -> Any:
         """A value stored with `put`, or None."""
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
-    def put(self, key: str, value: Any) -> None:
-        """Store a JSON value under `key`."""
+    def put(self, **values: Any) -> None:
+        """Store JSON values under their names, all or none."""
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+            self._db.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                [(key, json.dumps(value)) for key, value in values.items()],
+            )
 
     def write(self, tile: TileResult) -> None:
         """Store one finished tile, rows and status together or not at all."""
@@ -184,7 +208,7 @@ class RunStore:
                     ((place, *row) for place, row in enumerate(found)),
                 )
             self._db.execute(
-                "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     tile.sample,
                     tile.position,
@@ -194,18 +218,22 @@ class RunStore:
                     tile.seconds,
                     tile.digest,
                     tile.picture,
+                    time.time(),
+                    checksum(self._db, tile.sample),
                 ),
             )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with _disk(self.folder):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has rolled it back already
+                    self._db.execute("ROLLBACK")
+                raise
 
 
 @dataclass(frozen=True)
@@ -226,7 +254,13 @@ class Results:
         if not (folder / "run.db").is_file():
             raise StudyError(f"no run.db in {folder}", "a folder made by `study`", "check the path")
         path = folder / "manifest.json"
-        manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            known = not manifest or manifest["preset"] in PRESETS
+        except (ValueError, LookupError, TypeError):
+            known = False
+        if not known:
+            raise StudyError(f"{path} that no study wrote", "its manifest", "run the study again")
         return cls(folder, manifest)
 
     def finished(self) -> Self:
@@ -251,7 +285,7 @@ class Results:
     @cached_property
     def rows(self) -> pd.DataFrame:
         """One row per sample, method, layer, binarisation, level, strategy, reference and fill."""
-        with _reading(self.folder / "run.db") as db:
+        with reading(self.folder / "run.db") as db:
             parts = list(_chunks(db))
         if not parts:
             return _typed(pd.DataFrame({name: [] for name in COLUMNS}))
@@ -267,7 +301,7 @@ class Results:
             f"SELECT {names} FROM scores JOIN tiles USING (sample)"  # noqa: S608 - our own names
             " ORDER BY tiles.position, scores.sample, scores.place"
         )
-        with _reading(self.folder / "run.db") as db:
+        with reading(self.folder / "run.db") as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'scores'").fetchone():
                 found: list[Any] = []  # a run of an earlier version
             else:
@@ -279,7 +313,7 @@ class Results:
     def tiles(self) -> pd.DataFrame:
         """One row per tile: sample, status (ok, skipped, failed), reason, forwards, seconds."""
         names = ["sample", "status", "reason", "forwards", "seconds"]
-        with _reading(self.folder / "run.db") as db:
+        with reading(self.folder / "run.db") as db:
             query = f"SELECT {', '.join(names)} FROM tiles ORDER BY position, sample"  # noqa: S608
             return pd.DataFrame(db.execute(query).fetchall(), columns=names)
 
@@ -289,7 +323,7 @@ class Results:
             "SELECT sample, picture FROM tiles WHERE picture IS NOT NULL AND status = 'ok'"
             " ORDER BY position LIMIT ?"
         )
-        with _reading(self.folder / "run.db") as db:
+        with reading(self.folder / "run.db") as db:
             return [unpack_picture(name, data) for name, data in db.execute(query, (most,))]
 
     def mean(self, column: str) -> pd.DataFrame:
@@ -337,38 +371,44 @@ class Results:
         schema = pa.schema([(name, _ARROW[kind]) for name, kind in COLUMNS.items()])
 
         def parquet(stream: BinaryIO) -> None:
-            with pq.ParquetWriter(stream, schema) as writer, _reading(self._db) as db:
+            with pq.ParquetWriter(stream, schema) as writer, reading(self._db) as db:
                 for part in _chunks(db):
                     writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False))
 
         def table(stream: BinaryIO) -> None:
-            text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-            writer = csv.writer(text)
-            writer.writerow(COLUMNS)
-            with _reading(self._db) as db:
-                for part in _chunks(db):
-                    writer.writerows(_cells(row) for row in part.itertuples(index=False))
-            text.flush()
-            text.detach()
+            for part in self.csv_parts():
+                stream.write(part)
 
         def scores(stream: BinaryIO) -> None:
-            text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-            writer = csv.writer(text)
-            writer.writerow(SCORES)
-            writer.writerows(_cells(row) for row in self.scores.itertuples(index=False))
-            text.flush()
-            text.detach()
+            stream.write(_csv([SCORES]))
+            stream.write(_csv(_cells(row) for row in self.scores.itertuples(index=False)))
 
         write_atomic(self.folder / "results.parquet", parquet)
         write_atomic(self.folder / "results.csv", table)
         if len(self.scores):
             write_atomic(self.folder / "scores.csv", scores)
         text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
-        write_atomic(self.folder / "manifest.json", lambda stream: _put(stream, text.encode()))
+        write_atomic(
+            self.folder / "manifest.json",
+            lambda stream: _put(stream, text.encode(errors="backslashreplace")),
+        )
+
+    def csv_parts(self) -> Iterator[bytes]:
+        """results.csv, a chunk of rows at a time."""
+        with reading(self._db) as db:
+            yield _csv([COLUMNS])
+            for part in _chunks(db):
+                yield _csv(_cells(row) for row in part.itertuples(index=False))
 
     @property
     def _db(self) -> Path:
         return self.folder / "run.db"
+
+
+def _csv(lines: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(lines)
+    return text.getvalue().encode()
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -381,7 +421,8 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -416,7 +457,7 @@ def pack_picture(
 
 def unpack_picture(sample: str, data: bytes) -> dict[str, Any]:
     """The inverse of `pack_picture`, as `plot` and `report` read it."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+    with _picture(data), np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         maps = arrays["maps"].astype(np.float32) / 255
         names = [(str(method), str(layer)) for method, layer in arrays["names"]]
         return {
@@ -428,15 +469,136 @@ def unpack_picture(sample: str, data: bytes) -> dict[str, Any]:
         }
 
 
+@contextmanager
+def _picture(data: bytes) -> Iterator[None]:
+    """A folder of results may come from anyone: what its pictures unpack to is looked at first."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            size = sum(entry.file_size for entry in packed.infolist())
+        if size <= _PICTURE:
+            yield
+            return
+        found = f"a picture in run.db of {size} bytes unpacked"
+    except (ValueError, LookupError, OSError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        found = f"a picture in run.db that no study wrote ({error})"
+    raise StudyError(found, "small pictures of tiles", "run the study again")
+
+
 def _put(stream: BinaryIO, data: bytes) -> None:
     stream.write(data)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    try:
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+def probe(folder: str | Path) -> None:
+    """Refuse a run folder that cannot take a run, before any work; nothing is left behind.
+
+    Raises:
+        StudyError: a file, a folder of other things, or one that another process writes.
+        DiskError: a MiB cannot be written there.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    if in_use(folder):
+        raise _busy(folder)
+    base = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    with _disk(folder), tempfile.TemporaryFile(dir=base) as stream:
+        stream.write(bytes(_PROBE))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def in_use(folder: str | Path) -> bool:
+    """Whether a process writes this run folder now."""
+    path = Path(folder) / ".lock"
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
         try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _lock(folder: Path) -> BinaryIO:
+    stream = (folder / ".lock").open("wb")
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                stream.close()
+                raise _busy(folder) from error
+            time.sleep(0.05)
+        else:
+            return stream
+
+
+def _busy(folder: Path) -> StudyError:
+    return StudyError(
+        f"{folder} in use by another process", "one writer", "wait, or choose another --out"
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise StudyError(f"a file at {folder}", "a folder", "choose another --out")
+    known = not folder.is_dir() or (folder / "run.db").exists()
+    # a run that was killed while it began leaves its lock
+    if not known and any(path.name != ".lock" for path in folder.iterdir()):
+        raise StudyError(
+            f"{folder} with other files in it",
+            "a new or empty folder, or a run to go on with",
+            "choose another --out",
+        )
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """What a full, failing or read-only disk answers, as one error."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        code = getattr(error, "sqlite_errorname", "SQLITE_FULL")
+        if not code.startswith(
+            ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+        ):
+            raise
+        raise DiskError(
+            f"{folder} that cannot be written ({error})",
+            "a folder with room for the run",
+            "make room or choose another --out; what is finished is stored, and the same command"
+            " goes on from there",
+        ) from error
+
+
+def checksum(db: sqlite3.Connection, sample: str) -> str:
+    """SHA-256 of a tile's rows and scores as they are stored: SQLite itself would not notice a
+    changed number.
+    """
+    digest = hashlib.sha256()
+    for table, known in (("rows", COLUMNS), ("scores", SCORES)):
+        names = ", ".join(f'"{name}"' for name in ("place", *known))
+        query = f"SELECT {names} FROM {table} WHERE sample = ? ORDER BY place"  # noqa: S608 - ours
+        for row in db.execute(query, (sample,)):
+            digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A run.db opened for reading, also while it is written.
+
+    Raises:
+        StudyError: it is damaged, or no database.
+    """
+    how = "mode=ro"
+    if not os.access(path.parent, os.W_OK) and not path.with_name("run.db-wal").exists():
+        how += "&immutable=1"  # SQLite wants to write beside it otherwise
+    try:
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)
+        try:
+            db.execute("PRAGMA trusted_schema=OFF")
             yield db
         finally:
             db.close()

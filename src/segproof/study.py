@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from segproof.data import FolderDataset, SampleSource, digest_of
-from segproof.errors import DataError, StudyError
+from segproof.data import SampleSource
+from segproof.errors import DataError, StudyError, TooManyFailedError, printable
 from segproof.model import SegmentationModel
-from segproof.results import Results, RunStore, TileResult
+from segproof.results import Results, RunStore, TileResult, probe
 from segproof.settings import Settings
-from segproof.trial import Plan, choose_fills, probe_fills, study_tile
+from segproof.spread import (
+    Job,
+    Lane,
+    digest_of_names,
+    on_dask,
+    on_executor,
+    on_processes,
+    spread,
+)
+from segproof.trial import (
+    OUT_OF_MEMORY,
+    Plan,
+    choose_fills,
+    digest_or_none,
+    probe_fills,
+    study_tile,
+)
 
 __all__ = ["Study"]
 
 Progress = Callable[[int, int, int], None]
+MOST_FAILED: Final = 0.05  # of the tiles: with more something else is wrong
+WORKER: Final = "worker"  # how the reason of a tile begins whose worker died
 
 
 class Study(Settings):
@@ -75,6 +92,16 @@ class Study(Settings):
             shape=(bands, *size),
         )
 
+    def replanned(
+        self,
+        model: SegmentationModel,
+        data: SampleSource,
+        fills: Sequence[str],
+        probed: Mapping[str, Mapping[str, float]],
+    ) -> Plan:
+        """The plan of a run that chose its fills before."""
+        return replace(self._resolved(model, data), fills=tuple(fills), probe=probed)
+
     def run(
         self,
         out: str | Path,
@@ -82,6 +109,10 @@ class Study(Settings):
         executor: Executor | None = None,
         model: SegmentationModel | None = None,
         data: SampleSource | None = None,
+        workers: int = 1,
+        dask: str | None = None,
+        keep_going: bool = False,
+        allow_code: bool = False,
         progress: Progress | None = None,
         stop: Callable[[], bool] | None = None,
         planned: Callable[[Plan], None] | None = None,
@@ -89,29 +120,41 @@ class Study(Settings):
         """Study every tile and write `out`: run.db, then results.parquet, results.csv,
         manifest.json.
 
-        A folder of the same study is gone on with. `model` and `data` replace those of the
-        settings; with an `executor` (any of `concurrent.futures`) tiles are spread and both come
-        from the settings. `progress(tiles done, tiles, forwards)` is called after each batch;
-        `stop()` is asked after each tile, `planned(plan)` told once before the first one.
+        A folder of the same study is gone on with; failed tiles are tried again where their files
+        changed, or where memory or a worker was what failed. `model` and `data` replace those of
+        the settings. Tiles are spread over `workers` processes, the workers of the scheduler at
+        `dask`, or any `executor`; they open model and tiles themselves, with `allow_code` also
+        python: ones. `progress(tiles done, tiles, forwards)` is called after each batch; `stop()`
+        is asked after each tile, `planned(plan)` told once before the first one.
 
         Raises:
-            StudyError: another study in `out`, or an executor with a model or data in memory.
+            StudyError: another study in `out`, a folder in use, workers without these files.
+            TooManyFailedError: more than 5 % of the tiles failed, unless `keep_going`.
+            DiskError: `out` cannot be written.
         """
-        if executor is not None and (model is not None or data is not None):
+        if (executor is not None) + (dask is not None) + (workers > 1) > 1 or workers < 1:
             raise StudyError(
-                "an executor with a model or data in memory",
-                "both named in the settings, so that workers can load them",
-                "save the model and name its folder",
+                f"workers {workers}, dask {dask} and executor {executor}", "one way", "choose one"
             )
         started = time.perf_counter()
-        model = self.open_model() if model is None else model
+        probe(out)
+        model = self.open_model(allow_code=allow_code) if model is None else model
         data = self.open_data(model) if data is None else data
         resolved = self._resolved(model, data)
         with RunStore(out, self._identity(model, data)) as store:
+            store.put(
+                settings=self.model_dump(mode="json", by_alias=True),
+                count=resolved.tiles,
+                began=time.time(),
+            )
             plan = self._stored_plan(store, resolved, model, data)
+            store.put(began=time.time(), shown=plan.shown_per_tile)
             if planned is not None:
                 planned(plan)
             positions = self._open_positions(store, data, plan.tiles)
+            names = list(data.ids)
+            reopened = {names[position] for position in positions}
+            reasons = [why for name, why in store.failed().items() if name not in reopened]
             finished = plan.tiles - len(positions)
             forwards = 0
 
@@ -121,35 +164,68 @@ class Study(Settings):
                 if progress is not None:
                     progress(finished, plan.tiles, forwards)
 
+            def too_many() -> bool:
+                over = len(reasons) > MOST_FAILED * plan.tiles and finished < plan.tiles
+                return over and not keep_going
+
+            def gave_up(position: int, why: str) -> TileResult:
+                digest = digest_or_none(data, position)
+                reason = printable(f"{WORKER}: {why}")
+                return TileResult(names[position], position, "failed", reason, digest=digest)
+
+            if too_many():
+                positions = []
+            lanes = self._lanes(executor, workers, dask)
+            asked = _never if stop is None else stop
             tick(0)
-            if executor is None:
-                found: Iterator[TileResult] = (
-                    study_tile(plan, model, data, position, tick) for position in positions
-                )
+            found: Generator[TileResult, None, None]
+            if lanes:
+                job = Job(
+                    plan, model.fingerprint(), digest_of_names(data.ids), version("segproof"),
+                    allow_code,
+                )  # fmt: skip
+                found = spread(job, positions, lanes, gave_up, asked)
             else:
-                found = _spread(executor, plan, positions, tick)
-            for tile in found:
-                store.write(tile)
-                finished += 1
-                tick(0)
-                if stop is not None and stop():
-                    break
+                found = (study_tile(plan, model, data, position, tick) for position in positions)
+            with closing(found):
+                for tile in found:
+                    store.write(tile)
+                    finished += 1
+                    tick(tile.forwards if lanes else 0)
+                    if tile.status == "failed":
+                        reasons.append(f"{tile.sample}: {tile.reason}")
+                    if too_many() or (not lanes and asked()):
+                        break
             seconds = (store.get("seconds") or 0.0) + time.perf_counter() - started
-            store.put("seconds", seconds)
-        results = Results.load(out)
-        manifest = self._manifest(plan, model, results, seconds)
-        results.export({**manifest, "command": self.command(out)})
+            store.put(seconds=seconds)
+            results = Results.load(out)
+            manifest = self._manifest(plan, model, results, seconds)
+            results.export({**manifest, "command": self.command(out)})
+        if too_many():
+            raise TooManyFailedError(
+                f"{len(reasons)} of {plan.tiles} tiles failed, {finished} studied; the last:"
+                f" {reasons[-1]}",
+                f"at most {MOST_FAILED:.0%}",
+                "mend them (`segproof check` lists them all) or pass --keep-going; the same command"
+                " goes on from here",
+            )
         return Results.load(out)
+
+    def _lanes(self, executor: Executor | None, workers: int, dask: str | None) -> list[Lane]:
+        if executor is not None:
+            return on_executor(executor)
+        if dask is not None:
+            return on_dask(dask)
+        return on_processes(workers, self.device) if workers > 1 else []
 
     def _identity(self, model: SegmentationModel, data: SampleSource) -> dict[str, Any]:
         """What ties a run folder to this study: settings, weights, code and the list of tiles."""
         settings = json.loads(self.model_dump_json(by_alias=True, exclude={"model", "data"}))
-        names = json.dumps(list(data.ids)).encode()
         return {
             **settings,
             "weights": model.fingerprint(),
             "version": version("segproof"),
-            "tiles": hashlib.sha256(names).hexdigest(),
+            "tiles": digest_of_names(data.ids),
         }
 
     def _stored_plan(
@@ -160,21 +236,28 @@ class Study(Settings):
         if chosen is not None:
             return replace(resolved, fills=tuple(chosen), probe=store.get("probe"))
         plan = self._with_fills(resolved, model, data)
-        store.put("probe", plan.probe)
-        store.put("fills", plan.fills)
+        store.put(probe=plan.probe, fills=plan.fills)
         return plan
 
     def _open_positions(self, store: RunStore, data: SampleSource, count: int) -> list[int]:
-        done = store.done()
-        names = list(data.ids)[:count]
-        for position, name in enumerate(names):
-            if name in done and done[name] != digest_of(data, position):
+        done, failed = store.done(), store.failed()
+        still: list[int] = []
+        for position, name in enumerate(list(data.ids)[:count]):
+            if name not in done:
+                still.append(position)
+                continue
+            same = done[name] == digest_or_none(data, position)
+            if name in failed:
+                # a mended file, or a machine that had too little of something
+                machine = failed[name].startswith((f"{OUT_OF_MEMORY}:", f"{WORKER}:"))
+                still += [position] if machine or not same else []
+            elif not same:
                 raise StudyError(
                     f"tile {name} changed since it was studied",
                     "the same pixels",
                     "use another --out",
                 )
-        return [position for position, name in enumerate(names) if name not in done]
+        return still
 
     def _manifest(
         self, plan: Plan, model: SegmentationModel, results: Results, seconds: float
@@ -237,6 +320,10 @@ class Study(Settings):
         }
 
 
+def _never() -> bool:
+    return False
+
+
 def _first_size(data: SampleSource) -> tuple[tuple[int, int], int]:
     """Height, width and bands of the first tile that can be read."""
     first: DataError | None = None
@@ -252,43 +339,3 @@ def _first_size(data: SampleSource) -> tuple[tuple[int, int], int]:
     raise DataError(
         f"{len(data)} tiles, none readable; the first: {first.found}", first.expected, first.fix
     ) from first
-
-
-@lru_cache(maxsize=2)
-def _worker_state(model: str, data: str, settings: str) -> tuple[SegmentationModel, FolderDataset]:
-    study = Study.model_validate_json(settings)
-    network = study.open_model()
-    return network, study.open_data(network)
-
-
-def _work(plan: Plan, position: int) -> TileResult:
-    """One tile in a worker process, which keeps model and data between tiles."""
-    study = plan.study
-    settings = study.model_dump_json(by_alias=True)
-    model, data = _worker_state(study.model, study.data, settings)
-    return study_tile(plan, model, data, position)
-
-
-def _spread(
-    executor: Executor, plan: Plan, positions: Sequence[int], tick: Callable[[int], None]
-) -> Iterator[TileResult]:
-    """Tiles as workers finish them, a few more in flight than there are workers."""
-    width = 2 * (getattr(executor, "_max_workers", None) or 4)
-    todo = iter(positions)
-    running: set[Future[TileResult]] = set()
-    try:
-        while True:
-            for position in todo:
-                running.add(executor.submit(_work, plan, position))
-                if len(running) >= width:
-                    break
-            if not running:
-                return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                tile = future.result()
-                tick(tile.forwards)
-                yield tile
-    finally:
-        for future in running:
-            future.cancel()

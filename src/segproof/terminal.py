@@ -9,20 +9,53 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from segproof import tables
+from segproof.audit import Status
 from segproof.compare import Compared
+from segproof.errors import printable
 from segproof.judge import Card
 from segproof.measures import MeasureInfo
 from segproof.tables import Tables
 
-__all__ = ["graceful_stop", "print_cards", "print_comparison", "print_tables", "progress_bar"]
+__all__ = [
+    "escape",
+    "graceful_stop",
+    "print_cards",
+    "print_comparison",
+    "print_status",
+    "print_tables",
+    "progress_bar",
+]
 
 
 MOST = 15  # lines of a brief ranking
+
+
+def escape(text: str) -> str:
+    """Text of others for the terminal: neither markup nor control characters work in it."""
+    return escape_markup(printable(text, keep="\n"))
+
+
+def print_status(out: Console, found: Status) -> None:
+    """Print how far a run is."""
+    state = "running" if found.running else "not running"
+    if found.count is None:
+        out.print(f"{state}, nothing planned yet")
+        return
+    share = found.done / found.count
+    out.print(f"[bold]{found.done} of {found.count} tiles[/] ({share:.0%}), {state}")
+    if found.rate is not None:
+        out.print(f"rate: {60 * found.rate:.1f} tiles/min")
+    if found.left is not None and found.done < found.count:
+        hours, seconds = divmod(round(found.left), 3600)
+        out.print(f"left: {hours} h {seconds // 60:02} min {seconds % 60:02} s")
+    out.print(f"tiles: {found.ok} ok, {found.skipped} skipped, {found.failed} failed")
+    for reason, count in found.reasons.items():
+        out.print(f"  {count} x {escape(reason)}", soft_wrap=True, highlight=False)
 
 
 def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
@@ -237,7 +270,7 @@ def progress_bar(err: Console, unit: str) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
         task = progress.add_task(unit, total=None, rate="")
 
-        def advance(done: float, total: float, note: str = "") -> None:
+        def advance(done: float, total: float | None, note: str = "") -> None:
             speed = progress.tasks[task].speed
             rate = f"{speed:.1f} {unit}/s" if speed else ""
             progress.update(task, completed=done, total=total, description=note or unit, rate=rate)
@@ -247,7 +280,9 @@ def progress_bar(err: Console, unit: str) -> Iterator[Callable[..., None]]:
 
 @contextmanager
 def graceful_stop(err: Console) -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the tile finish and be stored; the second one interrupts at once."""
+    """The first Ctrl-C, or SIGTERM (what schedulers of clusters send), lets the tile finish and be
+    stored; the second one interrupts at once.
+    """
     asked = False
 
     def handle(_signal: int, _frame: object) -> None:
@@ -257,8 +292,9 @@ def graceful_stop(err: Console) -> Iterator[Callable[[], bool]]:
         asked = True
         err.print("stopping after this tile; press Ctrl-C again to stop now", style="yellow")
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {kind: signal.signal(kind, handle) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from segproof import tables
+from segproof.backoff import OutOfMemoryError, halving
 from segproof.cam import CHANNELWISE, INPUT_LAYER, LAYERLESS
 from segproof.capture import Capture, capture
 from segproof.data import Sample, SampleSource, digest_of
-from segproof.errors import DataError, ModelError
+from segproof.errors import DataError, ModelError, printable
 from segproof.explain import (
     DEFAULT_FILLS,
     Explanation,
@@ -46,7 +47,15 @@ from segproof.results import COLUMNS, TileResult, pack_picture
 from segproof.settings import MAP_MEASURES, Fusion, Settings
 from segproof.target import dilate
 
-__all__ = ["Plan", "choose_fills", "probe_fills", "study_tile"]
+__all__ = [
+    "OUT_OF_MEMORY",
+    "Plan",
+    "check_units",
+    "choose_fills",
+    "digest_or_none",
+    "probe_fills",
+    "study_tile",
+]
 
 RANDOM_SEEDS: Final = 5
 PROBED: Final = 16  # tiles on which `strict` tries the fills
@@ -65,6 +74,8 @@ SCORED: Final = ("control:random", "control:p_c", "control:truth")  # controls a
 SLOW: Final = "linear"  # solves a system for each picture: tried, but taken only if it is named
 OTSU: Final = 0.0  # in place of a level, which Otsu's threshold does not have
 DONORS: Final = 4  # tiles that are looked at for a patch without the class
+OUT_OF_MEMORY: Final = "oom"  # how such a reason begins: another machine may have more
+FAR: Final = 1000.0  # deviations from the mean that no picture has
 PICTURES: Final = 6  # tiles whose maps are kept for the figures
 
 
@@ -158,23 +169,57 @@ def study_tile(
             reason=reason,
             forwards=spent,
             seconds=time.perf_counter() - started,
-            digest=digest_of(data, position),
+            digest=digest_or_none(data, position),
             **found,
         )
 
-    try:
+    def attempt(batch: int) -> TileResult:
+        smaller = replace(plan, study=plan.study.model_copy(update={"batch": batch}))
         sample = data[position]
-        seen, truth = _clean(plan, model, sample, plan.layers)
+        seen, truth = _clean(smaller, model, sample, plan.layers)
         count(1)
         reason = _nothing_to_explain(plan.study, seen)
         if reason:
             return finish("skipped", reason)
-        donor = _donor(plan, model, data, position)
-        rows, scores, maps = _try_tile(plan, model, name, seen, truth, donor, count)
+        donor = _donor(smaller, model, data, position)
+        rows, scores, maps = _try_tile(smaller, model, name, seen, truth, donor, count)
         shown = _picture(sample, seen, truth, maps) if position < PICTURES else None
+        return finish("ok", rows=rows, scores=scores, picture=shown)
+
+    try:
+        return halving(attempt, plan.study.batch)
+    except OutOfMemoryError as error:
+        return finish("failed", f"{OUT_OF_MEMORY}: {error}")
     except (DataError, ModelError) as error:
         return finish("failed", str(error))
-    return finish("ok", rows=rows, scores=scores, picture=shown)
+    except Exception as error:  # whatever one tile does, the others are studied
+        return finish("failed", printable(f"{type(error).__name__}: {error}"))
+
+
+def digest_or_none(data: SampleSource, position: int) -> str:
+    """What a tile was made from; "" where it cannot be read."""
+    try:
+        return digest_of(data, position)
+    except (OSError, DataError):
+        return ""
+
+
+def check_units(model: SegmentationModel, image: Tensor) -> None:
+    """Refuse a picture in units that the network was not trained on: 16 bits shown to a network of
+    0-1 give a map too, of nothing.
+
+    Raises:
+        DataError: values a thousand deviations away from the mean.
+    """
+    if model.bands != image.shape[0]:
+        return
+    far = float(((image - model.mean.cpu()) / model.std.cpu()).abs().max())
+    if far > FAR:
+        raise DataError(
+            f"values up to {float(image.abs().max()):g}, {far:.0f} deviations from the mean",
+            "the units that the network's mean and std are in (8-bit pictures are scaled to 0-1)",
+            "convert the picture, or give the mean and std of the training",
+        )
 
 
 def _clean(
@@ -182,6 +227,7 @@ def _clean(
 ) -> tuple[Capture, Tensor]:
     """The clean picture of a tile, captured, and its truth mask bool [H, W]."""
     image, valid = sample["image"], sample.get("valid")
+    check_units(model, image)
     truth = sample["mask"] == model.mask_value(plan.class_index)
     if valid is not None:
         truth &= valid
