@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segproof import audit, plot, report, tables
+from segproof.backoff import halving
 from segproof.cam import LAYERLESS, METHODS
 from segproof.compare import MARGIN, compare
 from segproof.data import FolderDataset, read_image, read_mask
@@ -790,12 +791,15 @@ def _run(
 
 
 def _say_plan(plan: Plan, model: SegmentationModel) -> None:
-    pictures = torch.zeros(plan.study.batch, *plan.shape, device=model.device)
-    with torch.inference_mode(), evaluating(model):
-        model(pictures)
-        started = time.perf_counter()
-        model(pictures)
-        each = (time.perf_counter() - started) / plan.study.batch
+    def timed(batch: int) -> float:
+        pictures = torch.zeros(batch, *plan.shape, device=model.device)
+        with torch.inference_mode(), evaluating(model):
+            model(pictures)
+            started = time.perf_counter()
+            model(pictures)
+            return (time.perf_counter() - started) / batch
+
+    each = halving(timed, plan.study.batch)
     minutes = plan.forwards * each / 60
     chosen = plan.study
     out.print(

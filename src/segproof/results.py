@@ -585,6 +585,19 @@ def checksum(db: sqlite3.Connection, sample: str) -> str:
     return digest.hexdigest()
 
 
+def _check_length(path: Path) -> None:
+    """SQLite takes a last page that is cut short for one that ends in zeros."""
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.exists() and wal.stat().st_size:
+        return  # the rest is in there
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(32)
+    page = {1: 1 << 16}.get(number := int.from_bytes(head[16:18], "big"), number)
+    if head.startswith(b"SQLite format 3\0") and size < page * int.from_bytes(head[28:], "big"):
+        raise StudyError(f"{path} that cannot be read (cut short)", "a whole run.db", "run again")
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A run.db opened for reading, also while it is written.
@@ -592,8 +605,9 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     Raises:
         StudyError: it is damaged, or no database.
     """
+    _check_length(path)
     how = "mode=ro"
-    if not os.access(path.parent, os.W_OK) and not path.with_name("run.db-wal").exists():
+    if not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
         how += "&immutable=1"  # SQLite wants to write beside it otherwise
     try:
         db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import torch
 
+from segproof.backoff import halving
 from segproof.data import SampleSource
 from segproof.errors import DataError, StudyError, TooManyFailedError, printable
 from segproof.model import SegmentationModel
@@ -140,14 +141,14 @@ class Study(Settings):
         probe(out)
         model = self.open_model(allow_code=allow_code) if model is None else model
         data = self.open_data(model) if data is None else data
-        resolved = self._resolved(model, data)
+        resolved = halving(lambda _: self._resolved(model, data), 1)
         with RunStore(out, self._identity(model, data)) as store:
             store.put(
                 settings=self.model_dump(mode="json", by_alias=True),
                 count=resolved.tiles,
                 began=time.time(),
             )
-            plan = self._stored_plan(store, resolved, model, data)
+            plan = halving(lambda _: self._stored_plan(store, resolved, model, data), 1)
             store.put(began=time.time(), shown=plan.shown_per_tile)
             if planned is not None:
                 planned(plan)
