@@ -226,11 +226,11 @@ class Cluster:
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([*sys.path, str(Path(tiny.__file__).parent)])
         environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        log = (self.folder / "log").open("ab")
-        return subprocess.Popen(
-            [sys.executable, "-m", *arguments], env=environment, stdout=log, stderr=log,
-            cwd=self.folder,
-        )  # fmt: skip
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", *arguments], env=environment, stdout=log, stderr=log,
+                cwd=self.folder,
+            )  # fmt: skip
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
         if not self.port:

@@ -61,7 +61,7 @@ class Tiny(nn.Module):
 
 def network() -> SegmentationModel:
     """What `python:tiny:network` loads."""
-    return SegmentationModel(Tiny(), classes=["building"]).eval()
+    return SegmentationModel(Tiny(), classes=["building"], mean=[0.0] * 3, std=[1.0] * 3).eval()
 
 
 class Deadly(Tiny):
@@ -76,7 +76,7 @@ class Deadly(Tiny):
 
 def deadly() -> SegmentationModel:
     """What `python:tiny:deadly` loads."""
-    return SegmentationModel(Deadly(), classes=["building"]).eval()
+    return SegmentationModel(Deadly(), classes=["building"], mean=[0.0] * 3, std=[1.0] * 3).eval()
 
 
 def write_tiles(folder: Path, count: int) -> Path:

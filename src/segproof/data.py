@@ -461,6 +461,8 @@ def digest_of(data: SampleSource, position: int) -> str:
     digest = hashlib.sha256()
     if isinstance(data, FolderDataset):
         for path in data.pairs[position]:
+            if not path.is_file():  # a pipe would be waited for
+                raise DataError(f"no file {path}", "a PNG, JPEG or TIFF file", "check the path")
             with path.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
