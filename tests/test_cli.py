@@ -299,7 +299,10 @@ def test_measures_have_evidence_cards(run: Run) -> None:
 def test_failed_tiles_change_the_exit_code(run: Run, tmp_path: Path) -> None:
     _, second, _ = write_scenes(tmp_path / "data", 3, seed=2, size=96)
     second.write_bytes(second.read_bytes()[:300])
-    code, out, _ = run(*study(tmp_path / "data", tmp_path / "run"))
+    code, _, err = run(*study(tmp_path / "data", tmp_path / "run"))
+    assert code == cli.SOME_FAILED
+    assert "pass --keep-going" in err
+    code, out, _ = run(*study(tmp_path / "data", tmp_path / "run"), "--keep-going")
     assert code == cli.SOME_FAILED
     assert "1 failed" in out
     assert "damaged file" in out

@@ -100,11 +100,13 @@ def kill_again_and_again(data: Path, out: Path, kills: int, longest: float, coun
     draw = random.Random(0)  # noqa: S311 - moments, not secrets
     known: set[str] = set()
     met = 0
-    for _ in range(kills):
+    for number in range(kills):
+        # so that the kills are spread over all tiles, on a quick machine and on a slow one
+        longest *= 0.8 if len(known) > count * number / kills else 1.2
         pid = child(lambda: run(data, out))
         time.sleep(draw.uniform(0, longest))
         os.kill(pid, signal.SIGKILL)
-        met += ended(pid) == -signal.SIGKILL
+        met += ended(pid) == -signal.SIGKILL and len(known) < count
         if not (out / "run.db").exists() or not (out / "run.db").stat().st_size:
             assert not known
             continue

@@ -43,8 +43,8 @@ def lanes(monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
     """The lanes of the next run, to look into while it runs."""
     made: list[Lane] = []
 
-    def watched(workers: int, device: str = "cpu") -> list[Lane]:
-        made[:] = on_processes(workers, device)
+    def watched(*given: Any) -> list[Lane]:
+        made[:] = on_processes(*given)
         return made
 
     monkeypatch.setattr(study_module, "on_processes", watched)
@@ -98,13 +98,13 @@ def test_workers_export_the_same_bytes_also_when_killed(
 def test_one_worker_killed_every_two_seconds(
     tmp_path: Path, lanes: list[Lane], workers: int
 ) -> None:
-    data = tiny.write_tiles(tmp_path / "data", 120)
-    settings = {"layers": tiny.SETTINGS["layers"], "preset": "strict", "fills": ("black",)}
-    wanted = study_of(data, **settings).run(tmp_path / "whole", allow_code=True)
+    data = tiny.write_tiles(tmp_path / "data", 60 * workers)
+    study = study_of(data, model="python:tiny:slow")
+    wanted = study.run(tmp_path / "whole", allow_code=True)
     with killing(lanes, 2) as killed:
-        study_of(data, **settings).run(tmp_path / "run", allow_code=True, workers=workers)
-    print(f"{len(killed)} of {workers} workers killed in turn")
-    assert killed
+        study.run(tmp_path / "run", allow_code=True, workers=workers)
+    print(f"{workers} workers, {len(killed)} killed")
+    assert len(killed) >= 2
     assert exports(tmp_path / "run") == exports(wanted.folder)
 
 
@@ -144,6 +144,28 @@ def test_workers_with_other_files_are_refused(tiles: Path, tmp_path: Path) -> No
         )
     with pytest.raises(StudyError, match="one way"):
         study_of(tiles).run(tmp_path / "c", workers=2, dask="tcp://127.0.0.1:1")
+
+
+def test_threads_are_those_that_were_asked_for(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    made = study_module.study_tile
+
+    def looking(*given: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return made(*given)
+
+    monkeypatch.setattr(study_module, "study_tile", looking)
+    before = torch.get_num_threads()
+    study_of(tiles, limit=2).run(tmp_path / "one", allow_code=True, threads=before + 1)
+    assert seen == [before + 1] * 2
+    assert torch.get_num_threads() == before
+    for given, wanted in (((2,), max(1, before // 2)), ((2, "cpu", 3), 3)):
+        [lane, _] = on_processes(*given)
+        executor, close = lane.make()
+        assert executor.submit(torch.get_num_threads).result() == wanted
+        close()
 
 
 def test_what_travels_is_small_and_holds_no_tensor(tiles: Path) -> None:

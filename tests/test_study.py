@@ -499,7 +499,7 @@ def test_one_bad_tile_fails_with_its_reason_and_the_rest_goes_on(tmp_path: Path)
     label = folder / "label" / third.name
     Image.fromarray(np.array(Image.open(label))[:64]).save(label)
     settings = SMALL | {"controls": (), "layers": ("decoder:1",), "methods": ("grad_cam",)}
-    results = Study.of(data=str(folder), **settings).run(tmp_path / "run")
+    results = Study.of(data=str(folder), **settings).run(tmp_path / "run", keep_going=True)
     tiles = results.tiles.set_index("sample")
     status, reason = tiles["status"].to_dict(), tiles["reason"].to_dict()
     assert status == {first.stem: "ok", second.stem: "failed", third.stem: "failed"}
@@ -575,7 +575,7 @@ def test_non_finite_logits_fail_the_tile(tiles: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         next(iter(model.parameters())).fill_(float("nan"))
     results = Study.of(data=str(tiles), **(SMALL | {"fills": ("black",)})).run(
-        tmp_path / "run", model=model, data=FolderDataset(tiles)
+        tmp_path / "run", model=model, data=FolderDataset(tiles), keep_going=True
     )
     assert set(results.tiles["status"]) == {"failed"}
     assert results.tiles["reason"].str.contains("not finite").all()

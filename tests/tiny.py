@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,21 @@ class Deadly(Tiny):
             os.kill(os.getpid(), signal.SIGKILL)
         result: Tensor = super().forward(images)
         return result
+
+
+class Slow(Tiny):
+    """Takes its time, in workers only."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if multiprocessing.parent_process() is not None:
+            time.sleep(0.05)
+        result: Tensor = super().forward(images)
+        return result
+
+
+def slow() -> SegmentationModel:
+    """What `python:tiny:slow` loads."""
+    return SegmentationModel(Slow(), classes=["building"], mean=[0.0] * 3, std=[1.0] * 3).eval()
 
 
 def deadly() -> SegmentationModel:

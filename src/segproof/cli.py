@@ -373,6 +373,9 @@ def study(
     seed: Annotated[int | None, Parameter(help="[0]")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 ... [cpu]")] = None,
     workers: Annotated[int, Parameter(help="Processes that share the tiles and threads.")] = 1,
+    threads: Annotated[
+        int | None, Parameter(help="Of each process. [all, divided by the workers]")
+    ] = None,
     dask: Annotated[
         str | None, Parameter(help="Address of a Dask scheduler whose workers share the tiles.")
     ] = None,
@@ -427,7 +430,7 @@ def study(
     if folder is None:
         raise StudyError("no run folder", "--out DIR", "name a new folder for the results")
     chosen = Study.of(**{k: v for k, v in settings.items() if k != "out"})
-    how = {"workers": workers, "dask": dask, "keep_going": keep_going}
+    how = {"workers": workers, "threads": threads, "dask": dask, "keep_going": keep_going}
     return _run(chosen, Path(folder), allow_code=allow_code, how=how)
 
 

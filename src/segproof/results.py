@@ -130,7 +130,7 @@ class RunStore:
 
     def _open(self, identity: Mapping[str, Any]) -> None:
         if self.path.exists():
-            with reading(self.path) as stored:
+            with reading(self.path, alone=True) as stored:
                 # killed before its first transaction: nothing in it, and nothing lost
                 if stored.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
                     _check_identity(self.folder, stored, identity)
@@ -585,10 +585,15 @@ def checksum(db: sqlite3.Connection, sample: str) -> str:
     return digest.hexdigest()
 
 
+def _has_wal(path: Path) -> bool:
+    """Whether transactions stand beside the file that are not in it yet."""
+    wal = path.with_name(f"{path.name}-wal")
+    return wal.exists() and wal.stat().st_size > 0
+
+
 def _check_length(path: Path) -> None:
     """SQLite takes a last page that is cut short for one that ends in zeros."""
-    wal = path.with_name(f"{path.name}-wal")
-    if wal.exists() and wal.stat().st_size:
+    if _has_wal(path):
         return  # the rest is in there
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -599,16 +604,17 @@ def _check_length(path: Path) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A run.db opened for reading, also while it is written.
+def reading(path: Path, *, alone: bool = False) -> Iterator[sqlite3.Connection]:
+    """A run.db opened for reading, also while it is written; `alone`: surely nobody does.
 
     Raises:
         StudyError: it is damaged, or no database.
     """
     _check_length(path)
     how = "mode=ro"
-    if not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
-        how += "&immutable=1"  # SQLite wants to write beside it otherwise
+    alone = alone or not os.access(path.parent, os.W_OK)
+    if alone and not _has_wal(path):
+        how += "&immutable=1"  # SQLite makes files beside it otherwise
     try:
         db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)
         try:

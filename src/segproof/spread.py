@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -23,7 +23,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -47,6 +47,7 @@ __all__ = [
     "on_executor",
     "on_processes",
     "spread",
+    "with_threads",
 ]
 
 TRIES: Final = 2  # a tile whose worker died is tried once more
@@ -252,12 +253,13 @@ def spread(
             lane.end(now=not finished)
 
 
-def on_processes(workers: int, device: str = "cpu") -> list[Lane]:
-    """So many processes on this machine, which share its threads, or its GPUs one by one.
+def on_processes(workers: int, device: str = "cpu", threads: int | None = None) -> list[Lane]:
+    """So many processes on this machine, with so many threads each (else they share those of this
+    process), and its GPUs one by one.
 
     Each is a pool of its own, so that a dead one takes no other with it and its tile is known.
     """
-    threads = max(1, torch.get_num_threads() // workers)
+    each = threads or max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # a new worker starts in milliseconds
     cards = _cards() if device == "cuda" else []
@@ -267,13 +269,24 @@ def on_processes(workers: int, device: str = "cpu") -> list[Lane]:
 
         def make() -> tuple[Executor, Callable[[], None]]:
             pool = ProcessPoolExecutor(
-                1, mp_context=context, initializer=_begin, initargs=(threads, card)
+                1, mp_context=context, initializer=_begin, initargs=(each, card)
             )
             return pool, lambda: pool.shutdown(cancel_futures=True)
 
         return Lane(make, lambda _: 1, alone=True)
 
     return [lane(number) for number in range(workers)]
+
+
+@contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """So many threads for torch, and what there was before afterwards; None: as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def on_executor(executor: Executor) -> list[Lane]:

@@ -30,6 +30,7 @@ from segproof.spread import (
     on_executor,
     on_processes,
     spread,
+    with_threads,
 )
 from segproof.trial import (
     OUT_OF_MEMORY,
@@ -111,6 +112,7 @@ class Study(Settings):
         model: SegmentationModel | None = None,
         data: SampleSource | None = None,
         workers: int = 1,
+        threads: int | None = None,
         dask: str | None = None,
         keep_going: bool = False,
         allow_code: bool = False,
@@ -123,7 +125,8 @@ class Study(Settings):
 
         A folder of the same study is gone on with; failed tiles are tried again where their files
         changed, or where memory or a worker was what failed. `model` and `data` replace those of
-        the settings. Tiles are spread over `workers` processes, the workers of the scheduler at
+        the settings. Tiles are spread over `workers` processes of `threads` each (another number
+        of threads changes the last bits of the numbers), the workers of the scheduler at
         `dask`, or any `executor`; they open model and tiles themselves, with `allow_code` also
         python: ones. `progress(tiles done, tiles, forwards)` is called after each batch; `stop()`
         is asked after each tile, `planned(plan)` told once before the first one.
@@ -142,7 +145,7 @@ class Study(Settings):
         model = self.open_model(allow_code=allow_code) if model is None else model
         data = self.open_data(model) if data is None else data
         resolved = halving(lambda _: self._resolved(model, data), 1)
-        with RunStore(out, self._identity(model, data)) as store:
+        with RunStore(out, self._identity(model, data)) as store, with_threads(threads):
             store.put(
                 settings=self.model_dump(mode="json", by_alias=True),
                 count=resolved.tiles,
@@ -176,7 +179,7 @@ class Study(Settings):
 
             if too_many():
                 positions = []
-            lanes = self._lanes(executor, workers, dask)
+            lanes = self._lanes(executor, workers, threads, dask)
             asked = _never if stop is None else stop
             tick(0)
             found: Generator[TileResult, None, None]
@@ -212,12 +215,14 @@ class Study(Settings):
             )
         return Results.load(out)
 
-    def _lanes(self, executor: Executor | None, workers: int, dask: str | None) -> list[Lane]:
+    def _lanes(
+        self, executor: Executor | None, workers: int, threads: int | None, dask: str | None
+    ) -> list[Lane]:
         if executor is not None:
             return on_executor(executor)
         if dask is not None:
             return on_dask(dask)
-        return on_processes(workers, self.device) if workers > 1 else []
+        return on_processes(workers, self.device, threads) if workers > 1 else []
 
     def _identity(self, model: SegmentationModel, data: SampleSource) -> dict[str, Any]:
         """What ties a run folder to this study: settings, weights, code and the list of tiles."""
