@@ -2,8 +2,9 @@
 
     python benchmarks/workers.py --model smp:DIR --data TILES --class building --tiles 4
 
-Prints tiles per minute for each split, in turns, median of `--rounds`, and the greatest difference of
-the rows: another number of threads changes the last bits. The time to start workers is part of it. Take figures on a quiet machine only.
+Prints tiles per minute for each split, in turns, median of `--rounds`, and the greatest difference
+of the rows: another number of threads changes the last bits. The time to start workers is part of
+it. Take figures on a quiet machine only.
 """
 
 from __future__ import annotations

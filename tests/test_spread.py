@@ -25,6 +25,7 @@ import tiny
 from segproof import FolderDataset, Results, SegmentationModel, StudyError
 from segproof import study as study_module
 from segproof.spread import Job, Lane, digest_of_names, on_processes
+from segproof.trial import study_tile
 from test_runs import exports, run, study_of
 
 
@@ -150,11 +151,10 @@ def test_threads_are_those_that_were_asked_for(
     tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    made = study_module.study_tile
 
     def looking(*given: Any) -> Any:
         seen.append(torch.get_num_threads())
-        return made(*given)
+        return study_tile(*given)
 
     monkeypatch.setattr(study_module, "study_tile", looking)
     before = torch.get_num_threads()
