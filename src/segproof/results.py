@@ -397,8 +397,8 @@ class Results:
         """results.csv, a chunk of rows at a time."""
         with reading(self._db) as db:
             yield _csv([COLUMNS])
-            for part in _chunks(db):
-                yield _csv(_cells(row) for row in part.itertuples(index=False))
+            for block in _blocks(db):
+                yield _csv(_cells(row) for row in block)
 
     @property
     def _db(self) -> Path:
@@ -646,10 +646,15 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _chunks(db: sqlite3.Connection) -> Iterator[pd.DataFrame]:
+def _blocks(db: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
     names = ", ".join(f'"{name}"' for name in COLUMNS)
     cursor = db.execute(f"SELECT {names} FROM rows ORDER BY sample, place")  # noqa: S608
     while block := cursor.fetchmany(_CHUNK):
+        yield block
+
+
+def _chunks(db: sqlite3.Connection) -> Iterator[pd.DataFrame]:
+    for block in _blocks(db):
         yield _typed(pd.DataFrame(block, columns=list(COLUMNS)))
 
 
@@ -663,4 +668,4 @@ def _cells(row: Iterable[object]) -> Iterator[object]:
         if isinstance(value, str):
             yield f"'{value}" if value.startswith(_FORMULA) else value
         else:
-            yield "" if value != value else repr(value)
+            yield "" if value is None or value != value else repr(value)

@@ -1,0 +1,49 @@
+"""What the coordinator spends: writing a tile, and exporting; bytes per row.
+
+python benchmarks/store.py
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from segproof.results import COLUMNS, Results, RunStore, TileResult
+
+TILES, ROWS = 60, 2500
+
+
+def main() -> None:
+    """Measure and print."""
+    draw = np.random.default_rng(0)
+
+    def row(sample: str) -> tuple[object, ...]:
+        values = {"TEXT": "highlighted_and_target", "INTEGER": 0}
+        made = {name: values.get(kind, float(draw.random())) for name, kind in COLUMNS.items()}
+        return tuple((made | {"sample": sample}).values())
+
+    spent: list[float] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with RunStore(folder, {}) as store:
+            for number in range(TILES):
+                sample = f"{number:05}"
+                rows = [row(sample) for _ in range(ROWS)]
+                started = time.perf_counter()
+                store.write(TileResult(sample, number, "ok", rows=rows))
+                spent.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        Results.load(folder).export({"preset": "strict"})
+        export = (time.perf_counter() - started) / TILES
+        print(f"write: {1000 * statistics.median(spent):.0f} ms a tile of {ROWS} rows (median)")
+        print(f"export: {1000 * export:.0f} ms a tile")
+        for file in ("run.db", "results.csv", "results.parquet"):
+            print(f"{file}: {(folder / file).stat().st_size / TILES / 1024:.0f} KiB a tile")
+
+
+if __name__ == "__main__":
+    main()
