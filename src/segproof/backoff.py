@@ -12,7 +12,14 @@ from segproof.errors import ModelError
 __all__ = ["OutOfMemoryError", "halving", "is_out_of_memory"]
 
 T = TypeVar("T")
-_SAID: Final = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory", "bad_alloc")
+_SAID: Final = (
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "bad_alloc",
+    "CUDA error: out of memory",
+    "_STATUS_ALLOC_FAILED",  # cuDNN's and cuBLAS's
+)
 
 
 class OutOfMemoryError(ModelError):
