@@ -428,6 +428,41 @@ MUTANTS: list[Mutant] = [
     ),
     *_of(
         "perturb",
+        (
+            "return distance <= noise.to(region.device)",
+            "return distance < noise.to(region.device)",
+            "where the noise is 0 the region stays",
+        ),
+        (
+            "distance_transform_edt(~mask)).to(region.device)",
+            "distance_transform_cdt(~mask)).to(region.device)",
+            "Euclidean: a chessboard reaches farther at corners",
+        ),
+        (
+            "ranks[smooth.ravel().argsort(kind=\"stable\")]",
+            "ranks[noise.ravel().argsort(kind=\"stable\")]",
+            "smooth noise moves an outline, white noise frays it",
+        ),
+        (
+            '"background_only": lambda: 1 - heatmap',
+            '"background_only": lambda: heatmap',
+            "M1 removes what is hot",
+        ),
+        (
+            "lambda: torch.where(target, 1.0, heatmap)",
+            "lambda: torch.where(target, heatmap, 0.0)",
+            "M3 is max(S, R)",
+        ),
+        (
+            "base = fill(images, torch.zeros_like(keep, dtype=torch.bool))",
+            "base = fill(images, keep > 0)",
+            "b is the fill with nothing kept",
+        ),
+        (
+            "mixed = torch.where(share < 1, share * images + (1 - share) * base, images)",
+            "mixed = share * images + (1 - share) * base",
+            "a pixel that stays is the picture's own",
+        ),
         ("region = heatmap > limit", "region = heatmap >= limit", "S > t is strict"),
         (
             "return ranks < round(level * total)",
