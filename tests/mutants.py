@@ -439,8 +439,8 @@ MUTANTS: list[Mutant] = [
             "Euclidean: a chessboard reaches farther at corners",
         ),
         (
-            "ranks[smooth.ravel().argsort(kind=\"stable\")]",
-            "ranks[noise.ravel().argsort(kind=\"stable\")]",
+            'ranks[smooth.ravel().argsort(kind="stable")]',
+            'ranks[noise.ravel().argsort(kind="stable")]',
             "smooth noise moves an outline, white noise frays it",
         ),
         (

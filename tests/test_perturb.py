@@ -369,7 +369,7 @@ def test_rough_outlines_are_seeded_uneven_and_need_a_region() -> None:
     assert not bool(roughen(region, noise).any())
     region[20:44, 20:44] = True
     reach = (roughen(region, noise).sum(dim=0) - 24)[20:44]  # above and below, column by column
-    assert 0 < float(reach.float().std())
+    assert float(reach.float().std()) > 0
     assert int(region.sum()) < int(roughen(region, noise).sum()) < int(dilate(region, 8).sum())
 
 
@@ -409,6 +409,8 @@ def test_soft_masks_by_hand() -> None:
     assert shown[1, 0, 0].tolist()[2:] == [8, 6]
     assert math.isnan(float(shown[1, 0, 0, 1]))
     assert not bool(asked[0].any())
+    stays = torch.full((1, 1, 4), 1.0)
+    assert torch.equal(blend(lambda x, keep: math.nan * x, x[..., :1], stays[..., :1]), x[..., :1])
 
 
 def test_random_blobs_are_smooth_and_seeded() -> None:

@@ -1,4 +1,4 @@
-"""The command line: demo, study, recommend, compare, report, explain, layers, doctor, train."""
+"""The command line: demo, study, recommend, fills, compare, report, explain, layers, doctor ..."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from segproof.explain import (
 )
 from segproof.judge import Card
 from segproof.load import demo_model_spec, load_model
-from segproof.measures import MEASURES, MeasureInfo
+from segproof.measures import BOUNDARY, MEASURES, MeasureInfo
 from segproof.model import SegmentationModel, evaluating, query_model
 from segproof.perturb import FILLS
 from segproof.results import Results, write_atomic
@@ -45,11 +45,12 @@ from segproof.terminal import (
     graceful_stop,
     print_cards,
     print_comparison,
+    print_fills,
     print_tables,
     progress_bar,
 )
 from segproof.train import train as train_network
-from segproof.trial import Plan
+from segproof.trial import OUTLINES, Plan, choose_fills, choose_outline, probe_fills
 
 __all__ = ["main"]
 
@@ -77,6 +78,7 @@ _LISTS: Final[dict[str, Sequence[str]]] = {
     "controls": CONTROLS,
     "fuse": (),
     "measures": tuple(MAP_MEASURES),
+    "references": ("truth", "prediction"),
 }
 
 app = App(
@@ -333,13 +335,29 @@ def study(
     otsu: Annotated[
         bool | None, Parameter(negative=(), help="Cut each map at Otsu's threshold too.")
     ] = None,
+    soft: Annotated[
+        bool | None, Parameter(negative=(), help="Show each map as a soft mask too.")
+    ] = None,
     grow: Annotated[
         int | None, Parameter(help="Widen regions by so many px: outlines say less. [0]")
+    ] = None,
+    roughen: Annotated[
+        int | None, Parameter(help="Move outlines outwards by noise of so many px. [0]")
+    ] = None,
+    outline: Annotated[
+        Literal["auto", "fixed"] | None,
+        Parameter(help="auto: wider or rougher where no natural fill is valid; or fixed. [auto]"),
     ] = None,
     preset: Annotated[str | None, Parameter(help="strict or paper. [strict]")] = None,
     region: Annotated[
         str | None,
         Parameter(help="What is explained and read: truth, prediction, fp, fn, ring:W. [truth]"),
+    ] = None,
+    references: Annotated[
+        str | None, Parameter(help="M3 against these too: truth,prediction. [region]")
+    ] = None,
+    boundary: Annotated[
+        bool | None, Parameter(negative=(), help="How well outlines agree, too (slower).")
     ] = None,
     space: Annotated[Space | None, Parameter(help="The scalar, per pixel. [logit]")] = None,
     reduce: Annotated[Reduce | None, Parameter(help="... and over pixels. [mean]")] = None,
@@ -384,7 +402,12 @@ def study(
         "areas": _numbers(areas, "--areas"),
         "masses": _numbers(masses, "--masses"),
         "otsu": otsu,
+        "soft": soft,
         "grow": grow,
+        "roughen": roughen,
+        "outline": outline,
+        "references": _names(references, _LISTS["references"]),
+        "boundary": boundary,
         "preset": preset,
         "region": region,
         "space": space,
@@ -465,6 +488,60 @@ def recommend(
     blocks = [alias for alias in aliases if alias.startswith("decoder")]
     chosen = Study.of(**settings, layers=(*stages[-1:], *blocks))
     return _run(chosen, out_, allow_code=allow_code, brief=True)
+
+
+@app.command
+def fills(
+    *,
+    model: ModelFlag,
+    data: Annotated[str, Parameter(help="Folder of tiles with masks, as for `segproof study`.")],
+    class_: Annotated[str, Parameter("--class", help="Class to explain.")],
+    tiles: Annotated[int, Parameter(help="How many tiles to look at, 16 at most.")] = 16,
+    region: Annotated[str, Parameter(help="What is removed: truth, prediction, ...")] = "truth",
+    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
+    pad: Annotated[
+        bool, Parameter(negative=(), help="Continue tiles to a size that the network takes.")
+    ] = False,
+    device: Annotated[str, Parameter(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    classes: ClassesFlag = None,
+    activation: ActivationFlag = None,
+    mean: MeanFlag = None,
+    std: StdFlag = None,
+    allow_code: AllowFlag = False,
+) -> int:
+    """Which fills this network is not fooled by: the target itself removed, by every fill and
+    outline.
+
+    Shows the relative drop of confidence, mean (lowest) over the tiles, and marks what a strict
+    study would take. 0.5 on average makes a fill valid.
+    """
+    chosen = Study.of(
+        model=model,
+        data=data,
+        limit=tiles,
+        region=region,
+        ignore_index=ignore_index,
+        pad=pad,
+        device=device,
+        classes=_names(classes),
+        activation=activation,
+        mean=_numbers(mean, "--mean"),
+        std=_numbers(std, "--std"),
+        **{"class": class_},
+    )
+    _keep_large_blocks()
+    network = chosen.open_model(allow_code=allow_code)
+    source = chosen.open_data(network)
+    probe, _ = probe_fills(chosen, network, source, min(tiles, len(source)), OUTLINES)
+    if not probe:
+        raise StudyError(
+            f"no tile with {class_} in the {region}, and predicted",
+            "one at least",
+            "check --class and --data",
+        )
+    outline = choose_outline(probe)
+    print_fills(out, probe, outline, choose_fills(chosen, probe[outline]))
+    return OK
 
 
 @app.command(name="compare")
@@ -568,7 +645,7 @@ def measures(
     Those of perturbed pictures stand in every study; those of whole heatmaps are asked for with
     `segproof study --measures`.
     """
-    known: dict[str, MeasureInfo | Card] = {**MEASURES, **MAP_MEASURES}
+    known: dict[str, MeasureInfo | Card] = {**MEASURES, **BOUNDARY, **MAP_MEASURES}
     if name is not None and name not in known:
         raise UnknownNameError.of("measure", name, known)
     print_cards(out, known if name is None else {name: known[name]})
@@ -686,7 +763,12 @@ def _say_plan(plan: Plan, model: SegmentationModel) -> None:
         f" {len(chosen.methods)} methods x {len(plan.layers)} layers,"
         f" fills {', '.join(plan.fills)}"
     )
-    for fill, found in plan.probe.items():
+    if plan.outline != "exact":
+        chosen_ = (
+            "" if chosen.grow or chosen.roughen else ", since no natural fill is valid without"
+        )
+        out.print(f"regions: {plan.outline} px{chosen_}")
+    for fill, found in plan.probe.get(plan.outline, {}).items():
         if fill in plan.fills and found["mean_drop"] < tables.VALID_DROP:
             err.print(
                 f"fill {fill} misleads this network (removing the target changes its confidence by"

@@ -413,7 +413,7 @@ def make_fill(name: str, clean: Clean) -> Fill:
 
 
 def blend(fill: Fill, images: Tensor, keep: Tensor) -> Tensor:
-    """keep x + (1 - keep) b for `keep` [N, H, W] in [0, 1]; b is the fill with nothing kept.
+    """Blend keep x + (1 - keep) b for `keep` [N, H, W] in [0, 1]; b: the fill, nothing kept.
 
     Where a pixel stays or goes as a whole it is taken as it is, so that NaN cannot leak.
     """

@@ -22,7 +22,14 @@ from segproof.errors import DataError, StudyError
 from segproof.model import SegmentationModel
 from segproof.results import Results, RunStore, TileResult
 from segproof.settings import Settings
-from segproof.trial import Plan, choose_fills, probe_fills, study_tile
+from segproof.trial import (
+    OUTLINES,
+    Plan,
+    choose_fills,
+    choose_outline,
+    probe_fills,
+    study_tile,
+)
 
 __all__ = ["Study"]
 
@@ -45,10 +52,16 @@ class Study(Settings):
         return self._with_fills(self._resolved(model, data), model, data)
 
     def _with_fills(self, plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
-        """The resolved plan with the fills named, or chosen by trying them on the first tiles."""
+        """The resolved plan with fills and outline named, or chosen by trying them on the first
+        tiles.
+        """
         probe, forwards = probe_fills(self, model, data, plan.tiles)
-        fills = self.fills or choose_fills(self, probe)
-        return replace(plan, fills=fills, probe=probe, probe_forwards=forwards)
+        outline = choose_outline(probe)
+        fills = self.fills or choose_fills(self, probe.get(outline, {}))
+        grow, roughen = OUTLINES.get(outline, (self.grow, self.roughen))
+        return replace(
+            plan, fills=fills, probe=probe, probe_forwards=forwards, grow=grow, roughen=roughen
+        )
 
     def _resolved(self, model: SegmentationModel, data: SampleSource) -> Plan:
         """Class, layers and tiles looked up, before anything is written; no fills yet."""
@@ -155,12 +168,15 @@ class Study(Settings):
     def _stored_plan(
         self, store: RunStore, resolved: Plan, model: SegmentationModel, data: SampleSource
     ) -> Plan:
-        """The plan of a run that is gone on with keeps the fills that it began with."""
+        """The plan of a run that is gone on with keeps fills and outline that it began with."""
         chosen = store.get("fills")
         if chosen is not None:
-            return replace(resolved, fills=tuple(chosen), probe=store.get("probe"))
+            grow, roughen = store.get("outline")
+            kept = replace(resolved, grow=grow, roughen=roughen, probe=store.get("probe"))
+            return replace(kept, fills=tuple(chosen))
         plan = self._with_fills(resolved, model, data)
         store.put("probe", plan.probe)
+        store.put("outline", [plan.grow, plan.roughen])
         store.put("fills", plan.fills)
         return plan
 
@@ -206,6 +222,8 @@ class Study(Settings):
             "study": json.loads(self.model_dump_json(by_alias=True)),
             "fills": list(plan.fills),
             "fills_valid": valid,
+            "outline": {"name": plan.outline, "grow": plan.grow, "roughen": plan.roughen},
+            "probe": plan.probe,
             "layers": [
                 {
                     "name": name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,14 @@ from segproof.judge import Card
 from segproof.measures import MeasureInfo
 from segproof.tables import Tables
 
-__all__ = ["graceful_stop", "print_cards", "print_comparison", "print_tables", "progress_bar"]
+__all__ = [
+    "graceful_stop",
+    "print_cards",
+    "print_comparison",
+    "print_fills",
+    "print_tables",
+    "progress_bar",
+]
 
 
 MOST = 15  # lines of a brief ranking
@@ -151,6 +158,37 @@ def print_comparison(out: Console, made: Compared) -> None:
             row.verdict,
         )
     out.print(table)
+
+
+def print_fills(
+    out: Console,
+    probe: Mapping[str, Mapping[str, Mapping[str, float]]],
+    outline: str,
+    fills: Sequence[str],
+) -> None:
+    """Print fill x outline: mean (lowest) relative drop of confidence without the target."""
+    first = next(iter(probe.values()))
+    tiles = int(next(iter(first.values()))["n"])
+    word = "tile" if tiles == 1 else "tiles"
+    title = f"Relative drop of confidence without the target: mean (lowest) of {tiles} {word}"
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("fill")
+    for name in probe:
+        table.add_column(name if name == "exact" else f"{name} px", justify="right", no_wrap=True)
+    for fill in first:
+        cells = []
+        for name, found in probe.items():
+            drop = found[fill]
+            text = f"{drop['mean_drop']:.2f} ({drop['min_drop']:.2f})"
+            text = text if drop["mean_drop"] >= tables.VALID_DROP else f"[strike]{text}[/]"
+            cells.append(f"[bold]* {text}[/]" if name == outline and fill in fills else text)
+        table.add_row(fill, *cells)
+    out.print(table)
+    out.print(
+        f"* what a strict study takes; struck: below {tables.VALID_DROP:g}, the fill draws the"
+        " target instead of removing it",
+        style="dim",
+    )
 
 
 def _print_layers(out: Console, made: Tables) -> None:
