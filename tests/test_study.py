@@ -410,10 +410,10 @@ def test_soft_masks_references_and_boundaries_are_the_literal_formulas(
             assert row.level == 0
         elif row.method == "control:target_only":
             keep = region.astype(float)
-        elif row.method == "grad_cam" and row.binarisation == "area":
+        elif row.method == "grad_cam" and row.binarisation == "threshold":
             made = explain(
                 network, x, method="grad_cam", layer="decoder:2", target=target, truth=G
-            ).region(area=0.1).numpy()  # fmt: skip
+            ).region(threshold=0.3).numpy()  # fmt: skip
             if row.strategy != "highlighted_and_target":
                 continue
             keep = (made | region).astype(float)
@@ -421,7 +421,7 @@ def test_soft_masks_references_and_boundaries_are_the_literal_formulas(
             continue
         shown = keep * x.numpy() + (1 - keep) * black
         now = _probability(network, shown.astype(np.float32))
-        assert row.confidence == pytest.approx(now[1][region].mean(), abs=3e-5)
+        assert row.confidence == pytest.approx(now[1][region].mean(), abs=3e-5), row
         one = torch.from_numpy(now)[None]
         for name, info in BOUNDARY.items():
             value = float(info.function(one, seen, G[None]))
