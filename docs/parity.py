@@ -71,10 +71,10 @@ Where they do not:
 - A dense network that is not wrapped gives no error: PixelFlipping returns H x W numbers for each step, and `softmax`
   goes over the last dimension, which is the picture's width.
 
-Quantus asks for opencv-python, which overwrites the headless build that grad-cam brings, so it is no part of the extra
-`test`; `make test` installs it without what it asks for, 2.5 MB (`pip install --no-deps quantus==0.6.0 cachetools`).
+Quantus asks for opencv-python (74 MB), which overwrites the headless build that grad-cam brings, so it is no part of the
+extra `test`; `make test` installs it without what it asks for, 2.5 MB (`pip install --no-deps quantus==0.6.0 cachetools`).
 Without it these tests are skipped and say so.
-"""
+"""  # noqa: E501 - rows of a table
 SIGNS = "¹²³⁴⁵⁶⁷⁸⁹"
 
 
