@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
+from rich.console import Console
 
 import reference
 from segproof import (
@@ -50,6 +52,7 @@ from segproof.results import COLUMNS
 from segproof.scenes import write_scenes
 from segproof.settings import MAP_MEASURES
 from segproof.target import Region, dilate
+from segproof.terminal import print_tables
 from segproof.trial import (
     KINDS,
     OUTLINES,
@@ -444,9 +447,10 @@ def test_gain_and_tables_know_both_references(wide_run: tuple[Study, Results]) -
     rows = results.rows
     gain = tables.m3_gain(rows)
     assert set(gain["reference"]) == {"truth", "prediction"}
-    certainty = rows[rows["method"] == "control:target_only"].set_index(
-        ["sample", "reference", "fill"]
-    )["certainty"]
+    alone_rows = rows[rows["method"] == "control:target_only"]
+    certainty = {
+        (row.sample, row.reference, row.fill): row.certainty for row in alone_rows.itertuples()
+    }
     for line in gain[gain["binarisation"] == "soft"].itertuples():
         part = rows[
             (rows["method"] == line.method)
@@ -459,6 +463,14 @@ def test_gain_and_tables_know_both_references(wide_run: tuple[Study, Results]) -
         assert line.mean == pytest.approx(float((part["certainty"] - alone).mean()), abs=1e-9)
     made = tables.make(rows)
     assert made.sweep["boundary_f"].notna().any()
+    out = Console(record=True, width=160, file=io.StringIO())
+    print_tables(out, made)
+    said = out.export_text()
+    third = made.best[(made.best["measure"] == "M3") & (made.best["binarisation"] == "area")]
+    third = third[third["fill"] == made.at.fill].set_index("reference")["mean"]
+    assert f"{third['truth']:.3f}" != f"{third['prediction']:.3f}"
+    assert f" {third['truth']:.3f}" in said
+    assert f" {third['prediction']:.3f}" not in said
     page = report.render(rows, results.tiles, results.manifest, made=made)
     assert "Boundary F" in page
     assert "prediction" in page

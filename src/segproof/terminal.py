@@ -48,8 +48,8 @@ def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
 
 
 def _print_best(out: Console, made: Tables, kind: str) -> None:
-    best = made.best
-    best = best[(best["binarisation"] == kind) & (best["fill"] == made.at.fill)]
+    best = _at_headline(made.best, made)
+    best = best[best["binarisation"] == kind]
     if best.empty:
         return
     where = "at fixed thresholds" if kind == "threshold" else "at matched area"
@@ -192,16 +192,16 @@ def print_fills(
 
 
 def _print_layers(out: Console, made: Tables) -> None:
-    frame = made.layers
-    if frame.empty:
+    if made.layers.empty:
         return
+    frame = _at_headline(made.layers, made)
     table = _table(f"Task 3: layers, paired differences, mean over {made.at.binarisation}s", made)
     for name in ("measure", "method", "layers"):
         table.add_column(name)
     for name in ("difference", "95 % interval", "p (Holm)"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("better")
-    for row in _lines(frame[frame["fill"] == made.at.fill]):
+    for row in _lines(frame):
         table.add_row(
             row.measure,
             tables.method_label(row.method),
@@ -237,6 +237,11 @@ def _print_agreement(out: Console, made: Tables) -> None:
 def _table(title: str, made: Tables) -> Table:
     heading = f"{title} (fill {made.at.fill}, region {made.at.reference})"
     return Table(title=heading, title_justify="left", box=None)
+
+
+def _at_headline(frame: pd.DataFrame, made: Tables) -> pd.DataFrame:
+    """The lines of a table at the headline's fill and region."""
+    return frame[(frame["fill"] == made.at.fill) & (frame["reference"] == made.at.reference)]
 
 
 def _lines(frame: pd.DataFrame) -> list[Any]:
