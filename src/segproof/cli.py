@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -32,9 +30,11 @@ from segproof.explain import (
     resolve_method,
 )
 from segproof.judge import Card
+from segproof.kernels import keep_blocks
 from segproof.load import demo_model_spec, load_model
 from segproof.measures import BOUNDARY, MEASURES, MeasureInfo
-from segproof.model import SegmentationModel, evaluating, query_model
+from segproof.model import SegmentationModel, query_model
+from segproof.pace import choose_kernels
 from segproof.perturb import FILLS
 from segproof.results import Results, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
@@ -381,6 +381,13 @@ def study(
     batch: Annotated[int | None, Parameter(help="Pictures per forward. [4]")] = None,
     seed: Annotated[int | None, Parameter(help="[0]")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 ... [cpu]")] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16", "auto"] | None,
+        Parameter(help="Of perturbed pictures; or auto: the fastest that agrees. [float32]"),
+    ] = None,
+    dry_run: Annotated[
+        bool, Parameter(negative=(), help="Only say how many forwards it takes, and how long.")
+    ] = False,
     classes: ClassesFlag = None,
     activation: ActivationFlag = None,
     mean: MeanFlag = None,
@@ -424,6 +431,7 @@ def study(
         "batch": batch,
         "seed": seed,
         "device": device,
+        "precision": precision,
         "classes": _names(classes),
         "activation": activation,
         "mean": _numbers(mean, "--mean"),
@@ -431,9 +439,11 @@ def study(
     }
     settings = _from_file(config) | {key: v for key, v in given.items() if v is not None}
     folder = out_ or settings.get("out")
+    chosen = Study.of(**{k: v for k, v in settings.items() if k != "out"})
+    if dry_run:
+        return _dry_run(chosen, allow_code=allow_code)
     if folder is None:
         raise StudyError("no run folder", "--out DIR", "name a new folder for the results")
-    chosen = Study.of(**{k: v for k, v in settings.items() if k != "out"})
     return _run(chosen, Path(folder), allow_code=allow_code)
 
 
@@ -454,6 +464,10 @@ def recommend(
     ] = False,
     batch: Annotated[int, Parameter(help="Pictures per forward.")] = 4,
     device: Annotated[str, Parameter(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16", "auto"],
+        Parameter(help="Of perturbed pictures; or auto: the fastest that agrees."),
+    ] = "float32",
     classes: ClassesFlag = None,
     activation: ActivationFlag = None,
     mean: MeanFlag = None,
@@ -477,6 +491,7 @@ def recommend(
         "pad": pad,
         "batch": batch,
         "device": device,
+        "precision": precision,
         "classes": _names(classes),
         "activation": activation,
         "mean": _numbers(mean, "--mean"),
@@ -529,7 +544,7 @@ def fills(
         std=_numbers(std, "--std"),
         **{"class": class_},
     )
-    _keep_large_blocks()
+    keep_blocks()
     network = chosen.open_model(allow_code=allow_code)
     source = chosen.open_data(network)
     probe, _ = probe_fills(chosen, network, source, min(tiles, len(source)), OUTLINES)
@@ -611,7 +626,7 @@ def train(
     if scenes:
         sources.append(SceneDataset(scenes, scene_seed))
     channels = None if decoder_channels is None else _whole(decoder_channels, "--decoder-channels")
-    _keep_large_blocks()
+    keep_blocks()
     with progress_bar(err, "steps") as advance:
         record = train_network(
             sources,
@@ -697,7 +712,7 @@ def _load(
     std: str | None,
     allow_code: bool,
 ) -> SegmentationModel:
-    _keep_large_blocks()
+    keep_blocks()
     return load_model(
         spec,
         classes=_names(classes),
@@ -708,8 +723,17 @@ def _load(
     )
 
 
+def _dry_run(chosen: Study, *, allow_code: bool) -> int:
+    """Fills and kernels are tried on the first tiles; nothing is studied or written."""
+    keep_blocks()
+    network = chosen.open_model(allow_code=allow_code)
+    source = chosen.open_data(network)
+    _say_plan(choose_kernels(chosen.plan(network, source), network, source))
+    return OK
+
+
 def _run(chosen: Study, folder: Path, *, allow_code: bool = False, brief: bool = False) -> int:
-    _keep_large_blocks()
+    keep_blocks()
     network = chosen.open_model(allow_code=allow_code)
     source = chosen.open_data(network)
     with graceful_stop(err) as stop, progress_bar(err, "pictures shown") as advance:
@@ -719,7 +743,7 @@ def _run(chosen: Study, folder: Path, *, allow_code: bool = False, brief: bool =
         def announce(made: Plan) -> None:
             nonlocal plan
             plan = made
-            _say_plan(made, network)
+            _say_plan(made)
 
         def show(done: int, tiles: int, forwards: int) -> None:
             nonlocal began, before
@@ -749,13 +773,9 @@ def _run(chosen: Study, folder: Path, *, allow_code: bool = False, brief: bool =
     return SOME_FAILED if counts["failed"] else OK
 
 
-def _say_plan(plan: Plan, model: SegmentationModel) -> None:
-    pictures = torch.zeros(plan.study.batch, *plan.shape, device=model.device)
-    with torch.inference_mode(), evaluating(model):
-        model(pictures)
-        started = time.perf_counter()
-        model(pictures)
-        each = (time.perf_counter() - started) / plan.study.batch
+def _say_plan(plan: Plan) -> None:
+    """What will be shown, how long that takes, and with which kernels."""
+    each = plan.pace["seconds"][plan.pace["taken"]]
     minutes = plan.forwards * each / 60
     chosen = plan.study
     out.print(
@@ -780,9 +800,22 @@ def _say_plan(plan: Plan, model: SegmentationModel) -> None:
         f" about {minutes:.0f} min at {each * 1000:.0f} ms each",
         style="dim",
     )
+    if "asked" in plan.pace:
+        _say_kernels(plan.pace)
     if chosen.measures:
         spent = ", ".join(f"{name} {MAP_MEASURES[name].forwards}" for name in chosen.measures)
         out.print(f"and for each map by further measures, in forwards: {spent}", style="dim")
+
+
+def _say_kernels(pace: Mapping[str, Any]) -> None:
+    """Which kernels were taken, how fast each is, and by how much each changes the measures."""
+    for name, seconds in pace["seconds"].items():
+        found = pace["differences"].get(name)
+        worst = f", measures differ by up to {max(found.values()):.4f}" if found else ""
+        taken = ": taken" if name == pace["taken"] else ""
+        out.print(f"{name}: {seconds * 1000:.0f} ms a forward{worst}{taken}", style="dim")
+    for name, reason in pace["failed"].items():
+        err.print(f"{name} cannot be used here ({escape(reason)})", style="yellow")
 
 
 def _finish(results: Results, *, brief: bool = False) -> None:
@@ -943,20 +976,6 @@ def _whole(text: str, flag: str) -> tuple[int, ...]:
     if not numbers or any(number != int(number) for number in numbers):
         raise StudyError(f"{flag} {text}", "whole numbers, a,b,c", "check the list")
     return tuple(int(number) for number in numbers)
-
-
-def _keep_large_blocks() -> None:
-    """Let glibc keep freed blocks: a batched forward on the CPU otherwise spends half its time in
-    page faults. Never needed for right results; other systems go on without it.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, 2_000_000_000)  # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):
-        return
 
 
 if __name__ == "__main__":

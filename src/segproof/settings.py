@@ -15,6 +15,7 @@ from segproof.cam import METHODS
 from segproof.data import FolderDataset
 from segproof.errors import SegproofError, StudyError, UnknownNameError
 from segproof.judge import Card
+from segproof.kernels import PRECISIONS
 from segproof.load import load_model
 from segproof.model import Activation, SegmentationModel
 from segproof.perturb import FILLS
@@ -89,6 +90,7 @@ class Settings(BaseModel):
     batch: int = Field(default=4, ge=1)
     seed: int = 0
     device: str = "cpu"
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     classes: tuple[str, ...] | None = None
     activation: Activation | None = None
     mean: tuple[float, ...] | None = None
@@ -114,6 +116,13 @@ class Settings(BaseModel):
     def _preset(cls, name: Any) -> Any:
         if name not in PRESETS:
             raise UnknownNameError.of("preset", name, PRESETS)
+        return name
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precision(cls, name: Any) -> Any:
+        if name not in (*PRECISIONS, "auto"):
+            raise UnknownNameError.of("precision", name, [*PRECISIONS, "auto"])
         return name
 
     @field_validator("thresholds", "areas", "masses")
@@ -174,6 +183,12 @@ class Settings(BaseModel):
                 raise StudyError(
                     f"preset paper with {name} {shown}", "regions as published", "use preset strict"
                 )
+        if self.preset == "paper" and self.precision != "float32":
+            raise StudyError(
+                f"preset paper with precision {self.precision}",
+                "float32: the published figures are reproduced to 1e-5",
+                "use preset strict for faster kernels",
+            )
         _ = self.target  # a rival without its space, and the like
         if self.fills is not None and not self.fills:
             raise StudyError("an empty list of fills", "at least one", "name them or leave it out")

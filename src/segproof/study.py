@@ -19,7 +19,9 @@ import torch
 
 from segproof.data import FolderDataset, SampleSource, digest_of
 from segproof.errors import DataError, StudyError
+from segproof.kernels import Kernels
 from segproof.model import SegmentationModel
+from segproof.pace import choose_kernels
 from segproof.results import Results, RunStore, TileResult
 from segproof.settings import Settings
 from segproof.trial import (
@@ -168,13 +170,16 @@ class Study(Settings):
     def _stored_plan(
         self, store: RunStore, resolved: Plan, model: SegmentationModel, data: SampleSource
     ) -> Plan:
-        """The plan of a run that is gone on with keeps fills and outline that it began with."""
+        """A run that is gone on with keeps what it began with: fills, outline, kernels."""
         chosen = store.get("fills")
         if chosen is not None:
             grow, roughen = store.get("outline")
             kept = replace(resolved, grow=grow, roughen=roughen, probe=store.get("probe"))
-            return replace(kept, fills=tuple(chosen))
-        plan = self._with_fills(resolved, model, data)
+            kernels = Kernels(*store.get("kernels"))
+            return replace(kept, fills=tuple(chosen), kernels=kernels, pace=store.get("pace"))
+        plan = choose_kernels(self._with_fills(resolved, model, data), model, data)
+        store.put("kernels", [plan.kernels.precision, plan.kernels.channels_last])
+        store.put("pace", plan.pace)
         store.put("probe", plan.probe)
         store.put("outline", [plan.grow, plan.roughen])
         store.put("fills", plan.fills)
@@ -244,6 +249,7 @@ class Study(Settings):
                 "reasons": {str(reason): int(n) for reason, n in reasons.items()},
             },
             "forwards": int(tiles["forwards"].sum()) + plan.probe_forwards,
+            "kernels": plan.pace,
             "seconds": round(seconds, 1),
             "machine": {
                 "system": platform.platform(),

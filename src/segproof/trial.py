@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -27,8 +27,9 @@ from segproof.explain import (
     with_baseline,
 )
 from segproof.judge import Case, MapMeasure, Undefined
+from segproof.kernels import EXACT, Kernels
 from segproof.measures import BOUNDARY, MEASURES, entropy_paper
-from segproof.model import Layer, SegmentationModel, evaluating, probabilities
+from segproof.model import Layer, SegmentationModel, evaluating, probabilities, running
 from segproof.perturb import (
     FILLS,
     OUTLINE,
@@ -55,6 +56,7 @@ __all__ = [
     "Plan",
     "choose_fills",
     "choose_outline",
+    "control_rows",
     "outline_name",
     "probe_fills",
     "study_tile",
@@ -102,6 +104,8 @@ class Plan:
     probe_forwards: int = 0
     grow: int = 0
     roughen: int = 0
+    kernels: Kernels = EXACT
+    pace: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def outline(self) -> str:
@@ -198,7 +202,8 @@ def study_tile(
         if reason:
             return finish("skipped", reason)
         donor = _donor(plan, model, data, position)
-        rows, scores, maps = _try_tile(plan, model, name, seen, truth, donor, count)
+        with running(model, plan.kernels):
+            rows, scores, maps = _try_tile(plan, model, name, seen, truth, donor, count)
         shown = _picture(sample, seen, truth, maps) if position < PICTURES else None
     except (DataError, ModelError) as error:
         return finish("failed", str(error))
@@ -263,6 +268,32 @@ def _nothing_to_explain(study: Settings, seen: Capture) -> str:
     if not bool(seen.bound.prediction.any()):
         return f"{study.class_} never predicted"
     return ""
+
+
+def control_rows(
+    plan: Plan, model: SegmentationModel, data: SampleSource, position: int
+) -> Iterator[dict[str, object]]:
+    """Rows of one tile's control heatmaps (random and p_c), made one batch after the other; none
+    where there is nothing to explain.
+
+    Raises:
+        DataError, ModelError: the tile cannot be studied.
+    """
+    seen, truth = _clean(plan, model, data[position], {})
+    if _nothing_to_explain(plan.study, seen):
+        return
+    name, study = data.ids[position], plan.study
+    donor = _donor(plan, model, data, position)
+    fills = {
+        fill: make_fill(
+            fill, clean_of(seen, model, truth, seed=(study.seed, name, fill), donor=donor)
+        )
+        for fill in plan.fills
+    }
+    shared = study.model_copy(update={"controls": ("p_c", "random")})
+    trial = _Trial(plan, model, name, seen, truth, fills, lambda _count: None)
+    heats = [*_control_heats(shared, name, seen, truth)]
+    yield from trial.read(row for heat in reversed(heats) for row in trial.cut(heat))
 
 
 @dataclass(frozen=True)
@@ -480,23 +511,31 @@ class _Trial:
     noise: Tensor | None = None
 
     def rows(self, heats: Sequence[_Heat]) -> list[tuple[object, ...]]:
-        rows: list[dict[str, object]] = []
-        waiting: list[tuple[dict[str, object], Tensor]] = []
-        for row, keep in self._pictures(heats):
-            rows.append(row)
-            if keep is not None:
-                waiting.append((row, keep))
-            if len(waiting) == self.plan.study.batch:
-                self._show(waiting)
-                waiting = []
-        if waiting:
-            self._show(waiting)
+        rows = list(self.read(self._pictures(heats)))
         before = rows[0]["iou"]
         for row in rows:
             after = row.get("iou")
             known = isinstance(after, float) and isinstance(before, float)
             row["iou_delta"] = after - before if known else None  # type: ignore[operator]
         return [tuple(_plain(row.get(column)) for column in COLUMNS) for row in rows]
+
+    def read(
+        self, pictures: Iterable[tuple[dict[str, object], Tensor | None]]
+    ) -> Iterator[dict[str, object]]:
+        """Rows with their measures, in order; shown in batches across methods, levels and fills."""
+        rows: list[dict[str, object]] = []
+        waiting: list[tuple[dict[str, object], Tensor]] = []
+        for row, keep in pictures:
+            rows.append(row)
+            if keep is not None:
+                waiting.append((row, keep))
+            if len(waiting) == self.plan.study.batch:
+                self._show(waiting)
+                yield from rows
+                rows, waiting = [], []
+        if waiting:
+            self._show(waiting)
+        yield from rows
 
     def _pictures(
         self, heats: Sequence[_Heat]
@@ -519,9 +558,10 @@ class _Trial:
                     row = self._row(*name, fill, target, reference)
                     yield _measurable(row, target, target)
         for heat in heats:
-            yield from self._cut(heat)
+            yield from self.cut(heat)
 
-    def _cut(self, heat: _Heat) -> Iterator[tuple[dict[str, object], Tensor | None]]:
+    def cut(self, heat: _Heat) -> Iterator[tuple[dict[str, object], Tensor | None]]:
+        """Rows to fill for one heatmap at all its levels, and what each picture keeps."""
         bound, study = self.seen.bound, self.plan.study
         valid, region = bound.valid[0], bound.region[0]
         flat = heat.status != "ok"
@@ -614,7 +654,7 @@ class _Trial:
             each = [self._target(str(row["reference"])) for row, _ in waiting]
             bound = replace(bound, region=torch.stack(each))
         with torch.inference_mode(), evaluating(self.model):
-            logits = self.model(shown)
+            logits = self.model.shown(shown)
             if not bool(torch.isfinite(logits).all()):
                 raise ModelError(
                     f"logits that are not finite under fill {waiting[0][0]['fill']}",
