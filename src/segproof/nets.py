@@ -28,7 +28,7 @@ class _Block(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """A plain U-Net of strides 1 to 8 with 12 to 48 channels; one logit [N, 1, H, W]."""
+    """A plain U-Net of strides 1 to 8 with 12 to 48 channels (ronneberger2015unet)."""
 
     def __init__(self, channels: Sequence[int] = (12, 20, 32, 48)) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class _Pyramid(nn.Module):
 
 
 class DeepLab(nn.Module):
-    """After DeepLabV3+: stride 4, dilations 1, 2 and 4 side by side, one skip at stride 1.
+    """After DeepLabV3+ (chen2018encoder): stride 4, dilations 1, 2 and 4 side by side, one skip at stride 1.
 
     Without the pooling of the whole picture, which would let far objects in.
     """
@@ -169,8 +169,8 @@ class _Stage(nn.Module):
 
 
 class SegFormer(nn.Module):
-    """After SegFormer: attention over the whole picture at strides 2, 4 and 8, then a perceptron
-    over all three. Each token of stride 2 gives the logits of its 2 x 2 pixels.
+    """After SegFormer (xie2021segformer): attention over the whole picture at strides 2, 4 and 8,
+    then a perceptron over all three. Each token of stride 2 gives the logits of its 2 x 2 pixels.
     """
 
     def __init__(self) -> None:
