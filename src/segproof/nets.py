@@ -79,7 +79,7 @@ class _Pyramid(nn.Module):
 
 
 class DeepLab(nn.Module):
-    """After DeepLabV3+ (chen2018encoder): stride 4, dilations 1, 2 and 4 side by side, one skip at stride 1.
+    """After DeepLabV3+ (chen2018encoder): stride 4, dilations 1, 2 and 4 side by side, one skip.
 
     Without the pooling of the whole picture, which would let far objects in.
     """
