@@ -44,6 +44,7 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test: $(VENV)/.base
 	$(PIP) --editable ".[test]"
+	$(PIP) --no-deps quantus cachetools # it asks for opencv-python, over the headless one
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from segproof import Study
-from segproof.spread import keep_large_blocks
+from segproof.kernels import keep_blocks
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = vars(parser.parse_args())
     tiles, rounds, threads = (given.pop(name) for name in ("tiles", "rounds", "threads"))
-    keep_large_blocks()
+    keep_blocks()
     torch.set_num_threads(threads)
     study = Study.of(
         **given, limit=tiles, methods=("grad_cam", "eigen_cam"), thresholds=(0.3,), areas=(0.1,),

@@ -23,7 +23,8 @@ from PIL import Image
 
 from segproof import cli
 from segproof.load import demo_model_spec, save_model
-from segproof.measures import MEASURES
+from segproof.measures import BOUNDARY, MEASURES
+from segproof.perturb import FILLS
 from segproof.scenes import write_scenes
 from segproof.settings import MAP_MEASURES
 
@@ -275,10 +276,48 @@ def test_multispectral_tiles_from_end_to_end(run: Run, tmp_path: Path) -> None:
     assert not err
 
 
+def test_fills_prints_every_fill_under_every_outline(run: Run, tiles: Path) -> None:
+    how = ("--model", MODEL, "--data", str(tiles), "--class", "building")
+    code, out, _ = run("fills", *how, "--tiles", "1")
+    assert code == 0
+    assert "mean (lowest) of 1 tile" in out
+    for name in ("exact", "grow 4 px", "grow 10 px", "roughen 10 px"):
+        assert name in out.splitlines()[1]
+    lines = {line.split()[0]: line for line in out.splitlines()[2:] if line.split()}
+    for fill in FILLS:
+        assert len(re.findall(r"-?\d\.\d\d \(-?\d\.\d\d\)", lines[fill])) == 4
+    assert sum("* " in lines[fill] for fill in FILLS) == 2
+
+
+def test_fills_need_a_tile_with_the_class(run: Run, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "data", 1, seed=2, size=96)
+    [mask] = (tmp_path / "data" / "label").iterdir()
+    Image.fromarray(np.zeros((96, 96), dtype=np.uint8)).save(mask)
+    how = ("--model", MODEL, "--data", str(tmp_path / "data"), "--class", "building")
+    code, _, said = run("fills", *how)
+    assert code == cli.WRONG_INPUT
+    assert "no tile with building in the truth" in said
+
+
+def test_flags_of_regions_reach_the_study(run: Run, tiles: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('references = "all"\n', encoding="utf-8")
+    flags = "--soft --roughen 2 --outline fixed --boundary --limit 1 --fills black --controls none"
+    code, out, _ = run(
+        *study(tiles, tmp_path / "run"), *flags.split(), str(tmp_path / "study.toml")
+    )
+    assert code == 0
+    assert "regions: roughen 2 px" in out
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["study"]["references"] == ["truth", "prediction"]
+    assert manifest["outline"] == {"name": "roughen 2", "grow": 0, "roughen": 2}
+    for flag in ("--soft", "--boundary", "--roughen 2", "--outline fixed"):
+        assert flag in manifest["command"]
+
+
 def test_measures_have_evidence_cards(run: Run) -> None:
     code, out, _ = run("measures")
     assert code == 0
-    known = [*MEASURES, *MAP_MEASURES]
+    known = [*MEASURES, *BOUNDARY, *MAP_MEASURES]
     assert len(known) == len(set(known)) >= 25
     for name in known:
         assert f"{name}  " in out

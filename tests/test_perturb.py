@@ -23,6 +23,7 @@ from segproof.perturb import (
     Clean,
     background_of,
     binarise,
+    blend,
     keep_mask,
     largest_square,
     make_fill,
@@ -31,7 +32,10 @@ from segproof.perturb import (
     perturb,
     random_blobs,
     rank_pixels,
+    rough_noise,
+    roughen,
     seeded,
+    soft_keep,
 )
 from segproof.target import dilate
 from toys import toy_images, toy_model, toy_truth
@@ -327,6 +331,86 @@ def test_dilate_by_hand() -> None:
     expected[1:4, 2:5] = True
     assert torch.equal(grown, expected)
     assert torch.equal(dilate(mask, 0), mask)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.integers(0, 12))
+def test_roughened_regions_only_grow_and_never_farther_than_asked(seed: int, pixels: int) -> None:
+    region = torch.zeros(32, 40, dtype=torch.bool)
+    top, left = seed % 20, seed % 27
+    region[top : top + 9, left : left + 11] = True
+    noise = rough_noise((32, 40), pixels, seeded("rough", seed))
+    assert float(noise.min()) == 0
+    assert float(noise.max()) == pixels
+    made = roughen(region, noise)
+    assert bool((made | ~region).all())
+    rows, columns = torch.nonzero(region, as_tuple=True)
+    for i, j in torch.nonzero(made & ~region).tolist():
+        nearest = ((rows - i) ** 2 + (columns - j) ** 2).min().item()
+        assert nearest <= float(noise[i, j]) ** 2 + 1e-6
+    for i, j in torch.nonzero(~made)[::7].tolist():
+        nearest = ((rows - i) ** 2 + (columns - j) ** 2).min().item()
+        assert nearest > float(noise[i, j]) ** 2 - 1e-3
+    if not pixels:
+        assert torch.equal(made, region)
+    inner = region.clone()
+    inner[top : top + 4] = False
+    assert bool((made | ~roughen(inner, noise)).all())
+
+
+def test_rough_outlines_are_seeded_uneven_and_need_a_region() -> None:
+    noise = rough_noise((64, 64), 8, seeded("a", 0))
+    assert torch.equal(noise, rough_noise((64, 64), 8, seeded("a", 0)))
+    assert not torch.equal(noise, rough_noise((64, 64), 8, seeded("a", 1)))
+    # every distance as often, neighbours alike
+    assert float((noise < 2).float().mean()) == pytest.approx(0.25, abs=0.01)
+    assert float((noise[1:] - noise[:-1]).abs().mean()) < 0.2 * float(noise.std())
+    region = torch.zeros(64, 64, dtype=torch.bool)
+    assert not bool(roughen(region, noise).any())
+    region[20:44, 20:44] = True
+    reach = (roughen(region, noise).sum(dim=0) - 24)[20:44]  # above and below, column by column
+    assert float(reach.float().std()) > 0
+    assert int(region.sum()) < int(roughen(region, noise).sum()) < int(dilate(region, 8).sum())
+
+
+@given(SEEDS)
+def test_soft_masks_of_zeros_and_ones_are_regions(seed: int) -> None:
+    region, target = some(seed), some(seed + 1)
+    given_ = clean(seed, 12)
+    fill = make_fill("noise", given_)
+    image = given_.image[None]
+    for strategy in STRATEGIES:
+        soft = soft_keep(strategy, region.float(), target)
+        keep = keep_mask(strategy, region, target)
+        assert torch.equal(soft, keep.float())
+        assert torch.equal(blend(fill, image, soft[None]), fill(image, keep[None]))
+    with pytest.raises(UnknownNameError, match="background_only"):
+        soft_keep("background_onyl", region.float(), target)
+
+
+def test_soft_masks_by_hand() -> None:
+    S = torch.tensor([[0.25, 1.0, 0.0, 0.5]])
+    R = torch.tensor([[True, False, False, True]])
+    assert soft_keep("background_only", S, R).tolist() == [[0.75, 0.0, 1.0, 0.5]]
+    assert soft_keep("highlighted_only", S, R).tolist() == [[0.25, 1.0, 0.0, 0.5]]
+    assert soft_keep("highlighted_and_target", S, R).tolist() == [[1.0, 1.0, 0.0, 1.0]]
+    asked: list[Tensor] = []
+
+    def fill(images: Tensor, keep: Tensor) -> Tensor:
+        asked.append(keep)
+        return torch.where(keep[:, None], images, torch.tensor(8.0))
+
+    x = torch.tensor([[[[4.0, math.nan, math.nan, 4.0]]]])
+    shown = blend(fill, x, torch.stack([1 - S, S]))
+    # a pixel that goes as a whole cannot leak, one that stays is bitwise itself
+    assert shown[0, 0, 0, 0] == 0.75 * 4 + 0.25 * 8
+    assert shown[0, 0, 0, 1] == 8
+    assert math.isnan(float(shown[0, 0, 0, 2]))
+    assert shown[1, 0, 0].tolist()[2:] == [8, 6]
+    assert math.isnan(float(shown[1, 0, 0, 1]))
+    assert not bool(asked[0].any())
+    stays = torch.full((1, 1, 4), 1.0)
+    assert torch.equal(blend(lambda x, keep: math.nan * x, x[..., :1], stays[..., :1]), x[..., :1])
 
 
 def test_random_blobs_are_smooth_and_seeded() -> None:

@@ -666,6 +666,7 @@ def test_prediction_and_valid_pixels_are_turned_and_cut_too(mask: str) -> None:
     valid[9:, 11:] = False
     case = pictured(again, valid=valid)
     assert quality.equivariance(case) == pytest.approx(1, abs=1e-12)
+    assert quality.shift_equivariance(case) == pytest.approx(1, abs=1e-12)
     assert quality.overlap_consistency(case) == pytest.approx(1, abs=1e-12)
 
 
@@ -699,6 +700,86 @@ def test_a_picture_that_is_not_square_is_turned_by_halves() -> None:
     case = given_case(wide.mean(dim=0), region, image=wide, again=again, model=case.model)
     assert quality.equivariance(case) == pytest.approx(1, abs=1e-9)
     assert shapes == [(12, 16)] * 3
+
+
+def test_stripes_that_stay_where_they_are_by_hand() -> None:
+    """Odd columns lit: sideways shifts by 1 px reverse them, those up and down do not."""
+
+    def stripes(seen: Capture, model: SegmentationModel) -> Tensor:
+        height, width = seen.images.shape[-2:]
+        return (torch.arange(width) % 2).float().expand(height, width)
+
+    assert quality.shift_equivariance(pictured(stripes), pixels=1) == pytest.approx(0, abs=1e-12)
+    assert quality.shift_equivariance(pictured(stripes), pixels=2) == pytest.approx(1, abs=1e-12)
+    assert quality.shift_equivariance(pictured(stripes)) == pytest.approx(1, abs=1e-12)
+
+
+def test_shifts_repeat_the_edge_and_take_region_and_valid_pixels_along() -> None:
+    seen: list[Capture] = []
+
+    def again(capture: Capture, model: SegmentationModel) -> Tensor:
+        seen.append(capture)
+        return brightness(capture, model)
+
+    case = pictured(again)
+    case = replace(case, seen=replace(case.seen, baseline=toy_images(9)))
+    seen.clear()
+    assert quality.shift_equivariance(case) == pytest.approx(1, abs=1e-12)
+    x, bound = case.seen.images[0], case.seen.bound
+    moves = ((4, 0), (-4, 0), (0, 4), (0, -4))  # the network's stride
+    for part, (down, right) in zip(seen, moves, strict=True):
+        assert part.baseline is not None
+        for i in range(16):
+            for j in range(16):
+                a, b = i - down, j - right
+                inside = 0 <= a < 16 and 0 <= b < 16
+                nearest = (min(max(a, 0), 15), min(max(b, 0), 15))
+                assert torch.equal(part.images[0, :, i, j], x[:, nearest[0], nearest[1]])
+                assert part.baseline[0, 0, i, j] == toy_images(9)[0, 0, nearest[0], nearest[1]]
+                for name in ("region", "prediction", "valid", "weights"):
+                    now, before = getattr(part.bound, name)[0], getattr(bound, name)[0]
+                    assert now[i, j] == (before[a, b] if inside else 0)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "layer_cam"])
+def test_a_network_of_points_follows_every_shift_and_one_with_a_grid_does_not(method: str) -> None:
+    """1 x 1 convolutions see no edge and no grid: any shift is followed exactly, up to rounding."""
+
+    def case(net: torch.nn.Module, layer: str) -> Case:
+        model = SegmentationModel(net, classes=["roof"]).double()
+        image = toy_images(3)
+        region = torch.zeros(16, 16, dtype=torch.bool)
+        region[5:10, 6:11] = True
+        seen = capture(model, image, Target("roof", region="truth"), [layer], region[None])
+
+        def again(seen: Capture, model: SegmentationModel) -> Tensor:
+            made = METHODS[method](seen, layer, model)
+            raw = made if isinstance(made, Tensor) else made.values
+            return normalise(raw[0], (16, 16))[0]
+
+        return replace(given_case(again(seen, model), region), model=model, seen=seen, again=again)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        first, last = torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 1, 1)
+        pool = torch.nn.AvgPool2d(4), torch.nn.Upsample(scale_factor=4)
+    act = torch.nn.ReLU
+    points = case(torch.nn.Sequential(first, act(), last), "1")
+    for pixels in (1, 3):
+        assert quality.shift_equivariance(points, pixels=pixels) == pytest.approx(1, abs=1e-6)
+    grid = case(torch.nn.Sequential(first, pool[0], act(), last, pool[1]), "2")
+    assert quality.shift_equivariance(grid, pixels=2) < 0.95
+    # maps come up bilinear: near the picture's edge they continue otherwise
+    whole = quality.shift_equivariance(grid, pixels=4)
+    assert quality.shift_equivariance(grid, pixels=2) < whole
+
+
+def test_shifts_without_a_number() -> None:
+    case = pictured(brightness)
+    with pytest.raises(Undefined, match=r"^too small a picture for a shift$"):
+        quality.shift_equivariance(case, pixels=16)
+    with pytest.raises(Undefined, match=r"^a region moved out of the picture$"):
+        quality.shift_equivariance(case, pixels=12)
 
 
 def test_windows_overlap_and_see_their_part_of_the_region() -> None:
@@ -774,7 +855,7 @@ def test_a_seed_gives_one_number_and_another_seed_another(name: str) -> None:
     values = [CARDS[name].function(explained("hires_cam", seed=1)) for _ in range(2)]
     assert values[0] == values[1]
     assert CARDS[name].low <= values[0] <= CARDS[name].high
-    if name not in (*PLACES, "equivariance", "overlap_consistency"):
+    if name not in (*PLACES, "equivariance", "shift_equivariance", "overlap_consistency"):
         case = explained("hires_cam", seed=1)
         others = set()
         for seed in range(6):

@@ -308,6 +308,12 @@ def test_places_of_one_picture_are_no_region_of_a_study() -> None:
         Settings.of(**how, space="margin", preset="paper")
     with pytest.raises(StudyError, match="preset paper with grow 4"):
         Settings.of(**how, grow=4, preset="paper")
+    with pytest.raises(StudyError, match="preset paper with roughen 4"):
+        Settings.of(**how, roughen=4, preset="paper")
+    with pytest.raises(StudyError, match="preset paper with soft True"):
+        Settings.of(**how, soft=True, preset="paper")
+    with pytest.raises(StudyError, match="preset paper with references"):
+        Settings.of(**how, references=("prediction",), preset="paper")
     with pytest.raises(StudyError, match="space margin"):
         Settings.of(**how, rival="road")
     made = Settings.of(**how, space="margin", rival="road", reduce="sum").target

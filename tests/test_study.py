@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import shlex
+import shutil
+import sqlite3
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +19,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
+from rich.console import Console
 
 import reference
 from segproof import (
@@ -32,6 +37,8 @@ from segproof import (
     load_model,
     probabilities,
     report,
+    tables,
+    trial,
 )
 from segproof.cam import METHODS, occlusion_windows
 from segproof.capture import capture
@@ -39,12 +46,25 @@ from segproof.errors import ModelError
 from segproof.explain import clean_of, explain_all
 from segproof.judge import Case
 from segproof.load import demo_model_spec, save_model
-from segproof.perturb import FILLS, Fill, make_fill
+from segproof.measures import BOUNDARY
+from segproof.perturb import FILLS, Fill, make_fill, rough_noise, roughen, seeded
 from segproof.results import COLUMNS
 from segproof.scenes import write_scenes
 from segproof.settings import MAP_MEASURES
 from segproof.target import Region, dilate
-from segproof.trial import KINDS, RANDOM_SEEDS, SLOW, _donor, choose_fills, edges, study_tile
+from segproof.terminal import print_tables
+from segproof.trial import (
+    KINDS,
+    OUTLINES,
+    RANDOM_SEEDS,
+    SLOW,
+    _donor,
+    choose_fills,
+    choose_outline,
+    edges,
+    probe_fills,
+    study_tile,
+)
 
 REQUIRED = [
     *("sample", "method", "layer", "binarisation", "level", "strategy", "reference", "fill"),
@@ -316,6 +336,277 @@ def test_grown_regions_are_wider_by_so_many_pixels(
         wide = dilate(made.region(threshold=0.3), 3)
         assert row.area == pytest.approx(float(wide.float().mean()))
     assert "--grow 3" in study.command("x")
+
+
+def test_outlines_are_roughened_after_they_are_grown(
+    tiles: Path, tmp_path: Path, network: SegmentationModel
+) -> None:
+    settings = SMALL | {"limit": 1, "controls": (), "fills": ("black",), "methods": ("grad_cam",)}
+    study = Study.of(data=str(tiles), **settings, grow=1, roughen=5)
+    rows = study.run(tmp_path / "run").rows
+    sample = FolderDataset(tiles)[0]
+    truth = sample["mask"] == 1
+    noise = rough_noise((96, 96), 5, seeded("roughen", study.seed, sample["id"]))
+    removed = rows[rows["method"] == "control:target_removed"].iloc[0]
+    gone = roughen(dilate(truth, 1), noise)
+    assert not torch.equal(gone, dilate(truth, 1))
+    assert removed["area"] == pytest.approx(float(gone.float().mean()))
+    p = _probability(network, torch.where(gone, 0.0, sample["image"]).numpy())
+    assert removed["confidence"] == pytest.approx(p[1][truth.numpy()].mean(), abs=2e-5)
+    target = Target("building", region="truth")
+    chosen = rows[(rows["binarisation"] == "threshold") & (rows["status"] == "ok")]
+    assert len(chosen)
+    for row in chosen.itertuples():
+        made = explain(
+            network, sample["image"], method="grad_cam", layer=str(row.layer), target=target,
+            truth=truth,
+        )  # fmt: skip
+        wide = roughen(dilate(made.region(threshold=0.3), 1), noise)
+        assert row.area == pytest.approx(float(wide.float().mean()))
+        assert row.coverage == pytest.approx(float(wide[truth].float().mean()))
+    assert "--grow 1 --roughen 5" in study.command("x")
+
+
+@pytest.fixture(scope="module")
+def wide_run(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Results]:
+    """Soft masks, both references, boundary-F, every control; tiles with and without buildings."""
+    settings = SMALL | {"fills": ("black", "inpaint"), "areas": (0.1,), "layers": ("decoder:2",)}
+    study = Study.of(
+        data=str(tiles), **settings, soft=True, boundary=True, references=("truth", "prediction")
+    )
+    return study, study.run(tmp_path_factory.mktemp("wide") / "run")
+
+
+def test_soft_masks_references_and_boundaries_are_the_literal_formulas(
+    wide_run: tuple[Study, Results], tiles: Path, network: SegmentationModel
+) -> None:
+    _, results = wide_run
+    sample = FolderDataset(tiles)[0]
+    x, G = sample["image"], sample["mask"] == 1
+    p = _probability(network, x.numpy())
+    R = {"truth": G.numpy(), "prediction": p[1] > p[0]}
+    assert (R["truth"] != R["prediction"]).any()
+    target = Target("building", region="truth")
+    seen = capture(network, x[None], target, [], G[None], gradients=False).bound
+    rows = results.rows[results.rows["sample"] == sample["id"]]
+    maps: dict[str, Any] = {
+        name: explain(
+            network, x, method=name, layer="decoder:2", target=target, truth=G
+        ).heatmap().double().numpy()
+        for name in ("grad_cam", "eigen_cam")
+    }  # fmt: skip
+    maps["control:truth"] = G.double().numpy()
+    maps["control:p_c"] = p[1] / p[1].max()
+    black = np.zeros_like(x.numpy())
+    checked = set()
+    for row in rows[rows["fill"] == "black"].itertuples():
+        region: Any = R[str(row.reference)]
+        if row.binarisation == "soft" and row.method in maps:
+            S = maps[str(row.method)]
+            keep = {
+                "background_only": 1 - S,
+                "highlighted_only": S,
+                "highlighted_and_target": np.maximum(S, region),
+            }[str(row.strategy)]
+            assert row.area == pytest.approx(S.mean(), abs=1e-6)
+            assert row.coverage == pytest.approx((S * region).sum() / region.sum(), abs=1e-6)
+            assert row.level == 0
+        elif row.method == "control:target_only":
+            keep = region.astype(float)
+        elif row.method == "grad_cam" and row.binarisation == "threshold":
+            made = explain(
+                network, x, method="grad_cam", layer="decoder:2", target=target, truth=G
+            ).region(threshold=0.3).numpy()  # fmt: skip
+            if row.strategy != "highlighted_and_target":
+                continue
+            keep = (made | region).astype(float)
+        else:
+            continue
+        shown = keep * x.numpy() + (1 - keep) * black
+        now = _probability(network, shown.astype(np.float32))
+        assert row.confidence == pytest.approx(now[1][region].mean(), abs=3e-5), row
+        one = torch.from_numpy(now)[None]
+        for name, info in BOUNDARY.items():
+            value = float(info.function(one, seen, G[None]))
+            assert getattr(row, name) == pytest.approx(value, abs=2e-3)
+        checked.add((row.method, row.binarisation, row.strategy, row.reference))
+    assert len(checked) == 4 * 4 + 2 + 2
+    # nothing but M3 is read against another region, the study's own stays the headline
+    other = rows[rows["reference"] == "prediction"]
+    assert set(other["strategy"]) == {"highlighted_and_target", "target_only"}
+    assert tables.headline(rows).reference == "truth"
+    soft = set(rows.loc[rows["binarisation"] == "soft", "method"])
+    assert soft == {
+        *("grad_cam", "eigen_cam", "control:random", "control:p_c", "control:edges"),
+        "control:truth",
+    }
+
+
+def test_gain_and_tables_know_both_references(wide_run: tuple[Study, Results]) -> None:
+    _, results = wide_run
+    rows = results.rows
+    gain = tables.m3_gain(rows)
+    assert set(gain["reference"]) == {"truth", "prediction"}
+    alone_rows = rows[rows["method"] == "control:target_only"]
+    certainty = {
+        (row.sample, row.reference, row.fill): row.certainty for row in alone_rows.itertuples()
+    }
+    for line in gain[gain["binarisation"] == "soft"].itertuples():
+        part = rows[
+            (rows["method"] == line.method)
+            & (rows["binarisation"] == "soft")
+            & (rows["strategy"] == "highlighted_and_target")
+            & (rows["reference"] == line.reference)
+            & (rows["fill"] == line.fill)
+        ]
+        gains: Any = [
+            row.certainty - certainty[row.sample, row.reference, row.fill]  # type: ignore[operator]
+            for row in part.itertuples()
+        ]
+        assert line.mean == pytest.approx(float(np.mean(gains)), abs=1e-9)
+    made = tables.make(rows)
+    assert made.sweep["boundary_f"].notna().any()
+    out = Console(record=True, width=160, file=io.StringIO())
+    print_tables(out, made)
+    said = out.export_text()
+    third: Any = made.best[(made.best["measure"] == "M3") & (made.best["binarisation"] == "area")]
+    third = third[third["fill"] == made.at.fill].set_index("reference")["mean"]
+    assert f"{third['truth']:.3f}" != f"{third['prediction']:.3f}"
+    assert f" {third['truth']:.3f}" in said
+    assert f" {third['prediction']:.3f}" not in said
+    page = report.render(rows, results.tiles, results.manifest, made=made)
+    assert "Boundary F" in page
+    assert "prediction" in page
+
+
+def test_planned_forwards_are_spent(wide_run: tuple[Study, Results]) -> None:
+    study, results = wide_run
+    plan = study.plan()
+    ok = results.tiles[results.tiles["status"] == "ok"]
+    assert len(ok)
+    assert set(ok["forwards"]) == {plan.forwards_per_tile}
+    rows = results.rows
+    assert set(rows.groupby("sample").size()) == {plan.shown_per_tile}
+
+
+def test_a_reference_that_is_empty_is_a_status(tmp_path: Path) -> None:
+    """A tile whose only building is missed by the truth: the prediction is read, the truth not."""
+    write_scenes(tmp_path / "data", 1, seed=2, size=96)
+    [mask] = (tmp_path / "data" / "label").iterdir()
+    Image.fromarray(np.zeros((96, 96), dtype=np.uint8)).save(mask)
+    settings = SMALL | {"areas": (0.1,), "thresholds": (), "fills": ("black",)}
+    study = Study.of(
+        data=str(tmp_path / "data"), **settings, region="prediction", references=("truth",)
+    )
+    rows = study.run(tmp_path / "run").rows
+    other = rows[rows["reference"] == "truth"]
+    assert len(other)
+    assert set(other["status"]) == {"empty_region"}
+    assert other["confidence"].isna().all()
+    assert other["coverage"].isna().all()
+
+
+def test_outlines_are_tried_in_the_stated_order() -> None:
+    def probe(**passing: tuple[str, ...]) -> Any:
+        return {
+            name: {fill: {"mean_drop": 0.9 if fill in good else 0.1} for fill in FILLS}
+            for name, good in passing.items()
+        }
+
+    names = [name.replace(" ", "_") for name in OUTLINES]
+    assert names == ["exact", "grow_4", "grow_10", "roughen_10"]
+    texture, dark = ("inpaint", "black"), ("black",)
+    assert choose_outline(probe(exact=texture, grow_4=texture)) == "exact"
+    assert choose_outline(probe(exact=dark, grow_4=dark, grow_10=texture)) == "grow_10"
+    assert choose_outline(probe(exact=dark, grow_4=("blur", "black"))) == "exact"
+    assert choose_outline(probe(exact=(), grow_4=("linear",), grow_10=dark)) == "grow_10"
+    assert choose_outline(probe(exact=(), grow_4=())) == "exact"
+    assert choose_outline({}) == ""
+
+
+def test_probed_drops_are_the_literal_ones(tiles: Path, network: SegmentationModel) -> None:
+    study = Study.of(data=str(tiles), **SMALL, limit=1)
+    data = FolderDataset(tiles)
+    found, forwards = probe_fills(study, network, data, 1, OUTLINES)
+    assert list(found) == list(OUTLINES)
+    assert forwards == 2 + len(OUTLINES) * len(FILLS)
+    x, G = data[0]["image"], data[0]["mask"] == 1
+    before = _probability(network, x.numpy())[1][G.numpy()].mean()
+    noise = rough_noise((96, 96), 10, seeded("roughen", study.seed, data[0]["id"]))
+    gone = {
+        "exact": G,
+        "grow 4": dilate(G, 4),
+        "grow 10": dilate(G, 10),
+        "roughen 10": roughen(G, noise),
+    }
+    for name, mask in gone.items():
+        after = _probability(network, torch.where(mask, 0.0, x).numpy())[1][G.numpy()].mean()
+        assert found[name]["black"]["mean_drop"] == pytest.approx(1 - after / before, abs=1e-5)
+        assert found[name]["black"]["n"] == 1
+
+
+def test_a_wider_outline_is_taken_stored_and_shown_where_no_natural_fill_passes(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def _probe(study: Any, model: Any, data: Any, count: int, outlines: Any) -> Any:
+        asked.append(list(outlines))
+        good = {"exact": ("black",), "grow 4": ("borrowed", "black")}
+        return {
+            name: {
+                fill: {
+                    "mean_drop": 0.8 if fill in good.get(name, ()) else 0.2,
+                    "min_drop": 0,
+                    "n": 1,
+                }
+                for fill in FILLS
+            }
+            for name in outlines
+        }, 7
+
+    monkeypatch.setattr(trial, "_probe", _probe)
+    settings = SMALL | {"areas": (0.1,), "thresholds": (), "methods": ("grad_cam",)}
+    study = Study.of(data=str(tiles), **settings, controls=())
+    plan = study.plan()
+    assert (plan.grow, plan.roughen, plan.fills) == (4, 0, ("borrowed", "black"))
+    assert asked == [["exact"], ["grow 4", "grow 10", "roughen 10"]]
+    assert plan.probe_forwards == 14
+    stop = study.run(tmp_path / "run", stop=lambda: True)
+    assert len(stop.tiles) == 1
+    monkeypatch.setattr(trial, "_probe", lambda *_: pytest.fail("probed again"))
+    results = study.run(tmp_path / "run")
+    assert len(results.tiles) == 3
+    assert results.manifest["outline"] == {"name": "grow 4", "grow": 4, "roughen": 0}
+    assert results.manifest["probe"]["grow 4"]["borrowed"]["mean_drop"] == 0.8
+    assert results.manifest["fills"] == ["borrowed", "black"]
+    data = FolderDataset(tiles)
+    for position in (0, 2):
+        part = results.rows[results.rows["sample"] == data[position]["id"]]
+        removed = part[part["method"] == "control:target_removed"]
+        grown = dilate(data[position]["mask"] == 1, 4).float().mean()
+        assert removed["area"].to_numpy() == pytest.approx(float(grown))
+    page = report.render(results.rows, results.tiles, results.manifest)
+    assert "Which fill and outline were taken" in page
+    assert page.count(") taken</") == 2
+    # what a study says itself is left as it is
+    monkeypatch.setattr(trial, "_probe", _probe)
+    for how in ({"grow": 2}, {"roughen": 3}, {"outline": "fixed"}):
+        asked.clear()
+        own = Study.of(data=str(tiles), **SMALL, **how).plan()
+        assert len(asked) == 1
+        assert (own.grow, own.roughen) == (how.get("grow", 0), how.get("roughen", 0))
+
+
+def test_runs_without_the_columns_that_came_later_load(strict: Results, tmp_path: Path) -> None:
+    shutil.copytree(strict.folder, tmp_path / "old")
+    with closing(sqlite3.connect(tmp_path / "old" / "run.db")) as db:
+        for name in BOUNDARY:
+            db.execute(f"ALTER TABLE rows DROP COLUMN {name}")
+    old = Results.load(tmp_path / "old")
+    pd.testing.assert_frame_equal(old.rows, strict.rows)
+    old.export(old.manifest)
+    assert tables.make(old.rows).verdict == tables.make(strict.rows).verdict
 
 
 def test_masses_and_otsu_are_further_rows(tiles: Path, tmp_path: Path) -> None:

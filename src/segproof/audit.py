@@ -178,7 +178,7 @@ def verify(
         network = study.open_model(allow_code=allow_code)
         source = study.open_data(network)
         _same(meta["identity"], network, source.ids)
-        plan = study.replanned(network, source, meta["fills"], meta["probe"])
+        plan = study.replanned(network, source, meta)
         for pick in sorted(picks.tolist()):
             name, position, _, digest, _ = chosen[pick]
             if digest_or_none(source, position) != digest:

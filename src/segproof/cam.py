@@ -213,13 +213,13 @@ def _channel_scores(
     live = (high - low) > floor * torch.maximum(low.abs(), high.abs())
     channels = live.nonzero()[:, 0]
     with torch.no_grad(), evaluating(model):
-        empty = bound.score(model(base[None]))[0]
+        empty = bound.score(model.shown(base[None]))[0]
         scores = empty.repeat(activation.shape[0])
         for start in range(0, len(channels), capture.batch):
             part = channels[start : start + capture.batch]
             masks = _masks(activation[part], image.shape[-2:], published=published)
             shown = torch.lerp(base, image, masks[:, None])
-            scores[part] = bound.score(model(shown))
+            scores[part] = bound.score(model.shown(shown))
     return scores, empty, 1 + len(channels)
 
 
@@ -416,7 +416,7 @@ def rise(
         with torch.no_grad(), evaluating(model):
             for part in _batches(drawn, capture.batch):
                 shown = torch.stack(part).to(image)
-                score = bound.score(model(torch.lerp(base, image, shown[:, None]))).double()
+                score = bound.score(model.shown(torch.lerp(base, image, shown[:, None]))).double()
                 seen += shown.double().sum(dim=0)
                 total += (score[:, None, None] * shown).sum(dim=0)
                 scores.append(score)
@@ -479,7 +479,7 @@ def occlusion(
                 for place, (rows, columns) in enumerate(part):
                     hidden[place, 0, rows, columns] = True
                 shown = torch.where(hidden.to(image.device), base, image)
-                drop = whole - bound.score(model(shown).double())
+                drop = whole - bound.score(model.shown(shown).double())
                 for (rows, columns), value in zip(part, drop, strict=True):
                     drops[rows, columns] += value
                     count[rows, columns] += 1

@@ -1,11 +1,10 @@
-"""The command line: demo, study, recommend, compare, report, explain, layers, doctor, train ..."""
+"""The command line: demo, study, recommend, fills, compare, report, explain, layers, doctor ..."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -17,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from segproof import audit, plot, report, tables
-from segproof.backoff import halving
 from segproof.cam import LAYERLESS, METHODS
 from segproof.compare import MARGIN, compare
 from segproof.data import FolderDataset, read_image, read_mask
@@ -38,14 +36,15 @@ from segproof.explain import (
     resolve_method,
 )
 from segproof.judge import Card
+from segproof.kernels import keep_blocks
 from segproof.load import demo_model_spec, load_model
-from segproof.measures import MEASURES, MeasureInfo
-from segproof.model import SegmentationModel, evaluating, query_model
+from segproof.measures import BOUNDARY, MEASURES, MeasureInfo
+from segproof.model import SegmentationModel, query_model
+from segproof.pace import choose_kernels
 from segproof.perturb import FILLS
 from segproof.results import Results, probe, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
 from segproof.settings import CONTROLS, MAP_MEASURES, PUBLISHED, read_toml
-from segproof.spread import keep_large_blocks
 from segproof.study import Study
 from segproof.target import REGIONS, Preset, Reduce, Space, Target, check_region
 from segproof.terminal import (
@@ -53,12 +52,13 @@ from segproof.terminal import (
     graceful_stop,
     print_cards,
     print_comparison,
+    print_fills,
     print_status,
     print_tables,
     progress_bar,
 )
 from segproof.train import train as train_network
-from segproof.trial import Plan
+from segproof.trial import OUTLINES, Plan, choose_fills, choose_outline, probe_fills
 
 __all__ = ["main"]
 
@@ -86,6 +86,7 @@ _LISTS: Final[dict[str, Sequence[str]]] = {
     "controls": CONTROLS,
     "fuse": (),
     "measures": tuple(MAP_MEASURES),
+    "references": ("truth", "prediction"),
 }
 
 app = App(
@@ -342,13 +343,29 @@ def study(
     otsu: Annotated[
         bool | None, Parameter(negative=(), help="Cut each map at Otsu's threshold too.")
     ] = None,
+    soft: Annotated[
+        bool | None, Parameter(negative=(), help="Show each map as a soft mask too.")
+    ] = None,
     grow: Annotated[
         int | None, Parameter(help="Widen regions by so many px: outlines say less. [0]")
+    ] = None,
+    roughen: Annotated[
+        int | None, Parameter(help="Move outlines outwards by noise of so many px. [0]")
+    ] = None,
+    outline: Annotated[
+        Literal["auto", "fixed"] | None,
+        Parameter(help="auto: wider or rougher where no natural fill is valid; or fixed. [auto]"),
     ] = None,
     preset: Annotated[str | None, Parameter(help="strict or paper. [strict]")] = None,
     region: Annotated[
         str | None,
         Parameter(help="What is explained and read: truth, prediction, fp, fn, ring:W. [truth]"),
+    ] = None,
+    references: Annotated[
+        str | None, Parameter(help="M3 against these too: truth,prediction. [region]")
+    ] = None,
+    boundary: Annotated[
+        bool | None, Parameter(negative=(), help="How well outlines agree, too (slower).")
     ] = None,
     space: Annotated[Space | None, Parameter(help="The scalar, per pixel. [logit]")] = None,
     reduce: Annotated[Reduce | None, Parameter(help="... and over pixels. [mean]")] = None,
@@ -372,6 +389,10 @@ def study(
     batch: Annotated[int | None, Parameter(help="Pictures per forward. [4]")] = None,
     seed: Annotated[int | None, Parameter(help="[0]")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 ... [cpu]")] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16", "auto"] | None,
+        Parameter(help="Of perturbed pictures; or auto: the fastest that agrees. [float32]"),
+    ] = None,
     workers: Annotated[int, Parameter(help="Processes that share the tiles and threads.")] = 1,
     threads: Annotated[
         int | None, Parameter(help="Of each process. [all, divided by the workers]")
@@ -381,6 +402,9 @@ def study(
     ] = None,
     keep_going: Annotated[
         bool, Parameter(negative=(), help="Also where more than 5 % of the tiles fail.")
+    ] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative=(), help="Only say how many forwards it takes, and how long.")
     ] = False,
     classes: ClassesFlag = None,
     activation: ActivationFlag = None,
@@ -403,7 +427,12 @@ def study(
         "areas": _numbers(areas, "--areas"),
         "masses": _numbers(masses, "--masses"),
         "otsu": otsu,
+        "soft": soft,
         "grow": grow,
+        "roughen": roughen,
+        "outline": outline,
+        "references": _names(references, _LISTS["references"]),
+        "boundary": boundary,
         "preset": preset,
         "region": region,
         "space": space,
@@ -420,6 +449,7 @@ def study(
         "batch": batch,
         "seed": seed,
         "device": device,
+        "precision": precision,
         "classes": _names(classes),
         "activation": activation,
         "mean": _numbers(mean, "--mean"),
@@ -427,9 +457,11 @@ def study(
     }
     settings = _from_file(config) | {key: v for key, v in given.items() if v is not None}
     folder = out_ or settings.get("out")
+    chosen = Study.of(**{k: v for k, v in settings.items() if k != "out"})
+    if dry_run:
+        return _dry_run(chosen, allow_code=allow_code)
     if folder is None:
         raise StudyError("no run folder", "--out DIR", "name a new folder for the results")
-    chosen = Study.of(**{k: v for k, v in settings.items() if k != "out"})
     how = {"workers": workers, "threads": threads, "dask": dask, "keep_going": keep_going}
     return _run(chosen, Path(folder), allow_code=allow_code, how=how)
 
@@ -496,7 +528,7 @@ def verify(
 
     Exit codes: 0 nothing wrong, 2 no run or another network, 4 something is wrong.
     """
-    keep_large_blocks()
+    keep_blocks()
     with progress_bar(err, "tiles") as advance:
         found = audit.verify(
             run, again=tiles, seed=seed, model=model, data=data, allow_code=allow_code,
@@ -528,6 +560,10 @@ def recommend(
     ] = False,
     batch: Annotated[int, Parameter(help="Pictures per forward.")] = 4,
     device: Annotated[str, Parameter(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16", "auto"],
+        Parameter(help="Of perturbed pictures; or auto: the fastest that agrees."),
+    ] = "float32",
     classes: ClassesFlag = None,
     activation: ActivationFlag = None,
     mean: MeanFlag = None,
@@ -551,6 +587,7 @@ def recommend(
         "pad": pad,
         "batch": batch,
         "device": device,
+        "precision": precision,
         "classes": _names(classes),
         "activation": activation,
         "mean": _numbers(mean, "--mean"),
@@ -562,6 +599,60 @@ def recommend(
     blocks = [alias for alias in aliases if alias.startswith("decoder")]
     chosen = Study.of(**settings, layers=(*stages[-1:], *blocks))
     return _run(chosen, out_, allow_code=allow_code, brief=True)
+
+
+@app.command
+def fills(
+    *,
+    model: ModelFlag,
+    data: Annotated[str, Parameter(help="Folder of tiles with masks, as for `segproof study`.")],
+    class_: Annotated[str, Parameter("--class", help="Class to explain.")],
+    tiles: Annotated[int, Parameter(help="How many tiles to look at, 16 at most.")] = 16,
+    region: Annotated[str, Parameter(help="What is removed: truth, prediction, ...")] = "truth",
+    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
+    pad: Annotated[
+        bool, Parameter(negative=(), help="Continue tiles to a size that the network takes.")
+    ] = False,
+    device: Annotated[str, Parameter(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    classes: ClassesFlag = None,
+    activation: ActivationFlag = None,
+    mean: MeanFlag = None,
+    std: StdFlag = None,
+    allow_code: AllowFlag = False,
+) -> int:
+    """Which fills this network is not fooled by: the target itself removed, by every fill and
+    outline.
+
+    Shows the relative drop of confidence, mean (lowest) over the tiles, and marks what a strict
+    study would take. 0.5 on average makes a fill valid.
+    """
+    chosen = Study.of(
+        model=model,
+        data=data,
+        limit=tiles,
+        region=region,
+        ignore_index=ignore_index,
+        pad=pad,
+        device=device,
+        classes=_names(classes),
+        activation=activation,
+        mean=_numbers(mean, "--mean"),
+        std=_numbers(std, "--std"),
+        **{"class": class_},
+    )
+    keep_blocks()
+    network = chosen.open_model(allow_code=allow_code)
+    source = chosen.open_data(network)
+    probe, _ = probe_fills(chosen, network, source, min(tiles, len(source)), OUTLINES)
+    if not probe:
+        raise StudyError(
+            f"no tile with {class_} in the {region}, and predicted",
+            "one at least",
+            "check --class and --data",
+        )
+    outline = choose_outline(probe)
+    print_fills(out, probe, outline, choose_fills(chosen, probe[outline]))
+    return OK
 
 
 @app.command(name="compare")
@@ -631,7 +722,7 @@ def train(
     if scenes:
         sources.append(SceneDataset(scenes, scene_seed))
     channels = None if decoder_channels is None else _whole(decoder_channels, "--decoder-channels")
-    keep_large_blocks()
+    keep_blocks()
     with progress_bar(err, "steps") as advance:
         record = train_network(
             sources,
@@ -665,7 +756,7 @@ def measures(
     Those of perturbed pictures stand in every study; those of whole heatmaps are asked for with
     `segproof study --measures`.
     """
-    known: dict[str, MeasureInfo | Card] = {**MEASURES, **MAP_MEASURES}
+    known: dict[str, MeasureInfo | Card] = {**MEASURES, **BOUNDARY, **MAP_MEASURES}
     if name is not None and name not in known:
         raise UnknownNameError.of("measure", name, known)
     print_cards(out, known if name is None else {name: known[name]})
@@ -718,7 +809,7 @@ def _load(
     std: str | None,
     allow_code: bool,
 ) -> SegmentationModel:
-    keep_large_blocks()
+    keep_blocks()
     return load_model(
         spec,
         classes=_names(classes),
@@ -729,6 +820,15 @@ def _load(
     )
 
 
+def _dry_run(chosen: Study, *, allow_code: bool) -> int:
+    """Fills and kernels are tried on the first tiles; nothing is studied or written."""
+    keep_blocks()
+    network = chosen.open_model(allow_code=allow_code)
+    source = chosen.open_data(network)
+    _say_plan(choose_kernels(chosen.plan(network, source), network, source))
+    return OK
+
+
 def _run(
     chosen: Study,
     folder: Path,
@@ -737,7 +837,7 @@ def _run(
     brief: bool = False,
     how: Mapping[str, Any] | None = None,
 ) -> int:
-    keep_large_blocks()
+    keep_blocks()
     probe(folder)
     network = chosen.open_model(allow_code=allow_code)
     source = chosen.open_data(network)
@@ -748,7 +848,7 @@ def _run(
         def announce(made: Plan) -> None:
             nonlocal plan
             plan = made
-            _say_plan(made, network)
+            _say_plan(made)
 
         def show(done: int, tiles: int, forwards: int) -> None:
             nonlocal began, before
@@ -793,16 +893,9 @@ def _run(
     return SOME_FAILED if counts["failed"] else OK
 
 
-def _say_plan(plan: Plan, model: SegmentationModel) -> None:
-    def timed(batch: int) -> float:
-        pictures = torch.zeros(batch, *plan.shape, device=model.device)
-        with torch.inference_mode(), evaluating(model):
-            model(pictures)
-            started = time.perf_counter()
-            model(pictures)
-            return (time.perf_counter() - started) / batch
-
-    each = halving(timed, plan.study.batch)
+def _say_plan(plan: Plan) -> None:
+    """What will be shown, how long that takes, and with which kernels."""
+    each = plan.pace["seconds"][plan.pace["taken"]]
     minutes = plan.forwards * each / 60
     chosen = plan.study
     out.print(
@@ -810,7 +903,12 @@ def _say_plan(plan: Plan, model: SegmentationModel) -> None:
         f" {len(chosen.methods)} methods x {len(plan.layers)} layers,"
         f" fills {', '.join(plan.fills)}"
     )
-    for fill, found in plan.probe.items():
+    if plan.outline != "exact":
+        chosen_ = (
+            "" if chosen.grow or chosen.roughen else ", since no natural fill is valid without"
+        )
+        out.print(f"regions: {plan.outline} px{chosen_}")
+    for fill, found in plan.probe.get(plan.outline, {}).items():
         if fill in plan.fills and found["mean_drop"] < tables.VALID_DROP:
             err.print(
                 f"fill {fill} misleads this network (removing the target changes its confidence by"
@@ -822,9 +920,22 @@ def _say_plan(plan: Plan, model: SegmentationModel) -> None:
         f" about {minutes:.0f} min at {each * 1000:.0f} ms each",
         style="dim",
     )
+    if "asked" in plan.pace:
+        _say_kernels(plan.pace)
     if chosen.measures:
         spent = ", ".join(f"{name} {MAP_MEASURES[name].forwards}" for name in chosen.measures)
         out.print(f"and for each map by further measures, in forwards: {spent}", style="dim")
+
+
+def _say_kernels(pace: Mapping[str, Any]) -> None:
+    """Which kernels were taken, how fast each is, and by how much each changes the measures."""
+    for name, seconds in pace["seconds"].items():
+        found = pace["differences"].get(name)
+        worst = f", measures differ by up to {max(found.values()):.4f}" if found else ""
+        taken = ": taken" if name == pace["taken"] else ""
+        out.print(f"{name}: {seconds * 1000:.0f} ms a forward{worst}{taken}", style="dim")
+    for name, reason in pace["failed"].items():
+        err.print(f"{name} cannot be used here ({escape(reason)})", style="yellow")
 
 
 def _finish(results: Results, *, brief: bool = False) -> None:

@@ -310,7 +310,7 @@ def influence(
             return made(image[None], ~region[None])[0]
 
         for part in _chunks(found, batch):
-            after = _finite(model(torch.stack([without(k) for k in part])))
+            after = _finite(model.shown(torch.stack([without(k) for k in part])))
             chances = probabilities(after, model.activation)
             seen = torch.stack([confidence(chances, bound) for bound in bounds], dim=1).cpu()
             rows[part] = 1 - seen / before
@@ -353,7 +353,7 @@ def _shown(case: Case, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
     """Probabilities [n, K, H, W] of pictures that are made and shown a batch at a time."""
     for part in _chunks(pictures, case.seen.batch):
         with torch.inference_mode(), evaluating(case.model):
-            logits = _finite(case.model(torch.stack(part)))
+            logits = _finite(case.model.shown(torch.stack(part)))
         yield probabilities(logits, case.seen.bound.activation)
 
 

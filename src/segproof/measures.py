@@ -20,6 +20,7 @@ from segproof.errors import DataError
 from segproof.target import BoundTarget, dilate, hard_mask
 
 __all__ = [
+    "BOUNDARY",
     "MEASURES",
     "Measure",
     "MeasureInfo",
@@ -146,6 +147,12 @@ MEASURES: Final[dict[str, MeasureInfo]] = {
     "iou": MeasureInfo(iou, "higher", 0.0, 1.0, "ratio"),
     "iou_prediction": MeasureInfo(iou_prediction, "higher", 0.0, 1.0, "ratio"),
     "dice": MeasureInfo(dice, "higher", 0.0, 1.0, "ratio"),
+}
+
+# Twentieths of a forward each, so a study makes them where it is asked to.
+BOUNDARY: Final[dict[str, MeasureInfo]] = {
+    "boundary_f": MeasureInfo(boundary_f, "higher", 0.0, 1.0, "ratio"),
+    "boundary_f_prediction": MeasureInfo(boundary_f_prediction, "higher", 0.0, 1.0, "ratio"),
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segproof.errors import ModelError, UnknownNameError
+from segproof.kernels import EXACT, Kernels
 from segproof.layers import Layer, find_layers, tracing
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "probabilities",
     "queries",
     "query_model",
+    "running",
 ]
 
 Activation = Literal["softmax", "sigmoid"]
@@ -79,6 +81,7 @@ class SegmentationModel(nn.Module):
         self.classes: tuple[str, ...] = ("background", *classes) if one_channel else tuple(classes)
         self.activation: Activation = "softmax" if one_channel else activation
         self.output = output
+        self.kernels = EXACT
         self.bands = len(mean) if mean is not None else None
         self.register_buffer("mean", torch.tensor(mean or [0.0]).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std or [1.0]).view(-1, 1, 1), persistent=False)
@@ -156,6 +159,18 @@ class SegmentationModel(nn.Module):
         """Logits [N, K, H, W] of images [N, B, H, W] in image units."""
         return self.logits_of(self.returned(images), (images.shape[-2], images.shape[-1]))
 
+    def shown(self, images: Tensor) -> Tensor:
+        """Logits [N, K, H, W] of perturbed pictures, under the kernels that `running` chose.
+
+        Where faster ones give numbers that are not finite, the network's own are taken.
+        """
+        if self.kernels == EXACT:
+            logits: Tensor = self(images)
+            return logits
+        size = (images.shape[-2], images.shape[-1])
+        logits = self.logits_of(self.kernels.run(self.returned, images), size)
+        return logits if bool(torch.isfinite(logits).all()) else self(images)
+
     def logits_of(self, returned: Any, size: tuple[int, int]) -> Tensor:
         """Logits [N, K, H, W] in what the network returned for images of `size` (H, W).
 
@@ -173,6 +188,8 @@ class SegmentationModel(nn.Module):
                 if fitting
                 else "pass output=, a function that picks the logits, or the right class names",
             )
+        if logits.dtype in (torch.bfloat16, torch.float16):
+            logits = logits.float()  # sums over a region need more digits
         if tuple(logits.shape[-2:]) != size:
             logits = nn.functional.interpolate(
                 logits, size=size, mode="bilinear", align_corners=False
@@ -341,6 +358,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def running(model: SegmentationModel, kernels: Kernels) -> Iterator[None]:
+    """Perturbed pictures (`SegmentationModel.shown`) under other kernels inside; maps' captures and
+    `forward` stay as they are.
+    """
+    before = model.kernels
+    try:
+        model.kernels = kernels
+        yield
+    finally:
+        model.kernels = before
 
 
 def _first_bands(net: nn.Module) -> int:

@@ -24,6 +24,7 @@ __all__ = [
     "Clean",
     "Fill",
     "binarise",
+    "blend",
     "keep_mask",
     "largest_square",
     "make_fill",
@@ -32,7 +33,10 @@ __all__ = [
     "perturb",
     "random_blobs",
     "rank_pixels",
+    "rough_noise",
+    "roughen",
     "seeded",
+    "soft_keep",
 ]
 
 Fill = Callable[[Tensor, Tensor], Tensor]
@@ -138,6 +142,48 @@ def keep_mask(strategy: str, region: Tensor, target: Tensor) -> Tensor:
     if strategy not in STRATEGIES:
         raise UnknownNameError.of("strategy", strategy, STRATEGIES)
     return STRATEGIES[strategy](region, target)
+
+
+def soft_keep(strategy: str, heatmap: Tensor, target: Tensor) -> Tensor:
+    """How much of each pixel stays, float [H, W] in [0, 1], for S itself in place of a region.
+
+    M1: 1 - S; M2: S; M3: max(S, R). A map of zeros and ones gives `keep_mask`.
+
+    Raises:
+        UnknownNameError: no such strategy.
+    """
+    soft = {
+        "background_only": lambda: 1 - heatmap,
+        "highlighted_only": lambda: heatmap,
+        "highlighted_and_target": lambda: torch.where(target, 1.0, heatmap),
+    }
+    if strategy not in soft:
+        raise UnknownNameError.of("strategy", strategy, soft)
+    return soft[strategy]()
+
+
+def rough_noise(size: tuple[int, int], pixels: int, generator: torch.Generator) -> Tensor:
+    """How far outlines are moved at each place, float [H, W] in [0, `pixels`] px, all values alike
+    often: the ranks of Gaussian noise blurred by half as many px.
+    """
+    noise = torch.randn(size, generator=generator, dtype=torch.float64).numpy()
+    smooth = ndimage.gaussian_filter(noise, sigma=max(pixels / 2, 1e-6), mode="reflect")
+    ranks = np.empty(smooth.size, dtype=np.float32)
+    ranks[smooth.ravel().argsort(kind="stable")] = np.linspace(0, pixels, smooth.size)
+    return torch.from_numpy(ranks.reshape(size))
+
+
+def roughen(region: Tensor, noise: Tensor) -> Tensor:
+    """A region, bool [H, W], whose outline is moved outwards by `noise` [H, W] px >= 0.
+
+    All pixels at most as far (Euclidean) from the region as the noise is there: it contains the
+    region, reaches no farther than the noise, and nested regions stay nested.
+    """
+    mask = region.cpu().numpy()
+    if not mask.any():
+        return region
+    distance = torch.from_numpy(ndimage.distance_transform_edt(~mask)).to(region.device)
+    return distance <= noise.to(region.device)
 
 
 def random_blobs(
@@ -364,6 +410,17 @@ def make_fill(name: str, clean: Clean) -> Fill:
         return perturb(images, keep, baseline)
 
     return fill
+
+
+def blend(fill: Fill, images: Tensor, keep: Tensor) -> Tensor:
+    """Blend keep x + (1 - keep) b for `keep` [N, H, W] in [0, 1]; b: the fill, nothing kept.
+
+    Where a pixel stays or goes as a whole it is taken as it is, so that NaN cannot leak.
+    """
+    base = fill(images, torch.zeros_like(keep, dtype=torch.bool))
+    share = keep[:, None].to(images.dtype)
+    mixed = torch.where(share < 1, share * images + (1 - share) * base, images)
+    return torch.where(share > 0, mixed, base)
 
 
 def perturb(images: Tensor, keep: Tensor, baseline: Tensor) -> Tensor:

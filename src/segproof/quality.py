@@ -44,6 +44,7 @@ __all__ = [
     "relevance_rank",
     "ring_profile",
     "ring_share",
+    "shift_equivariance",
 ]
 
 NEAR: Final = 16  # px around R that are its surroundings: 4.8 m at 0.3 m, a roof's own shadow
@@ -277,6 +278,35 @@ def equivariance(case: Case) -> float:
     return sum(found) / len(found)
 
 
+def shift_equivariance(case: Case, *, pixels: int | None = None) -> float:
+    """Mean over the four directions of the Pearson correlation of S(x) with S of x moved by
+    `pixels` (default: the stride of the network), moved back, over the V that both show, -1-1
+    (crabbe2023evaluating).
+
+    R, P and the fill move too; the row or column at the edge is repeated behind and is not valid.
+
+    Raises:
+        Undefined: a control, any flat map, an R that is moved out of the picture, a picture no
+            larger than the shift.
+    """
+    heat, _, valid = _lit(case, anywhere=True)
+    step = case.model.stride if pixels is None else pixels
+    if not 0 < step < min(heat.shape):
+        raise Undefined("too small a picture for a shift")
+    found = []
+    for down, right in ((step, 0), (-step, 0), (0, step), (0, -step)):
+        move = functools.partial(_moved, down=down, right=right)
+        bound = case.seen.bound.edited(move)
+        if bool(case.seen.bound.region.any()) and not bool(bound.region.any()):
+            raise Undefined("a region moved out of the picture")
+        shifted = _again(case, move(case.seen.images), bound, move)
+        there, here = _both(bound.valid[0], down, right), _both(valid, -down, -right)
+        both = there & here
+        first, second = _both(heat, -down, -right), _both(shifted, down, right)
+        found.append(_pearson(first[both], second[both]))
+    return sum(found) / len(found)
+
+
 def overlap_consistency(case: Case) -> float:
     """Pearson correlation of the maps of two windows of the picture over their overlap, -1-1
     (huang2018tiling).
@@ -316,6 +346,24 @@ def _window(side: int, stride: int) -> tuple[int, int]:
     if not 0 < start < size:
         raise Undefined("too small a picture for two windows")
     return size, start
+
+
+def _moved(image: Tensor, down: int, right: int) -> Tensor:
+    """A picture [..., H, W] moved by so many px, its edge repeated; masks and weights end there."""
+    height, width = image.shape[-2:]
+    rows = torch.arange(height, device=image.device) - down
+    columns = torch.arange(width, device=image.device) - right
+    moved = image[..., rows.clamp(0, height - 1), :][..., columns.clamp(0, width - 1)]
+    if image.dim() == 4:
+        return moved
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+    return torch.where(inside, moved, torch.zeros_like(moved))
+
+
+def _both(map_: Tensor, down: int, right: int) -> Tensor:
+    """Of a map [H, W] what a picture moved by so many px shows of the one before."""
+    height, width = map_.shape
+    return map_[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
 
 
 def _cut(image: Tensor, window: Any) -> Tensor:
@@ -607,6 +655,17 @@ CARDS: Final[dict[str, Card]] = {
         f"7 x {_AGAIN}",
         "Blames the map for what the network does: one that reads a turned picture otherwise should"
         " have another map.",
+    ),
+    "shift_equivariance": Card(
+        shift_equivariance,
+        "higher",
+        -1.0,
+        1.0,
+        "Pearson",
+        "crabbe2023evaluating",
+        f"4 x {_AGAIN}",
+        "A shift by whole strides hides what the grid does to the map, and what leaves the picture"
+        " may have mattered.",
     ),
     "overlap_consistency": Card(
         overlap_consistency,

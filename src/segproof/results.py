@@ -62,6 +62,8 @@ COLUMNS: Final[dict[str, str]] = {
     "status": "TEXT",
     "dice": "REAL",
     "iou_prediction": "REAL",
+    "boundary_f": "REAL",
+    "boundary_f_prediction": "REAL",
     "effective_channels": "REAL",
     "seed": "INTEGER",
     "preset": "TEXT",
@@ -647,7 +649,9 @@ def _short(value: object) -> str:
 
 
 def _blocks(db: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
-    names = ", ".join(f'"{name}"' for name in COLUMNS)
+    there = {row[1] for row in db.execute("PRAGMA table_info(rows)")}
+    # a run of an earlier version lacks the columns that came later
+    names = ", ".join(f'"{name}"' if name in there else f'NULL AS "{name}"' for name in COLUMNS)
     cursor = db.execute(f"SELECT {names} FROM rows ORDER BY sample, place")  # noqa: S608
     while block := cursor.fetchmany(_CHUNK):
         yield block

@@ -15,6 +15,7 @@ from segproof.cam import METHODS
 from segproof.data import FolderDataset
 from segproof.errors import SegproofError, StudyError, UnknownNameError
 from segproof.judge import Card
+from segproof.kernels import PRECISIONS
 from segproof.load import load_model
 from segproof.model import Activation, SegmentationModel
 from segproof.perturb import FILLS
@@ -37,6 +38,7 @@ CONTROLS: Final = (
 MAP_MEASURES: Final[dict[str, Card]] = {**curves.CARDS, **quality.CARDS}
 PUBLISHED: Final = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
 Fusion = Literal["mean", "max", "product"]
+Reference = Literal["truth", "prediction"]
 
 
 class Settings(BaseModel):
@@ -46,9 +48,12 @@ class Settings(BaseModel):
     "ring:W"); `fills` None means neutral in `paper` and the two least artificial valid ones in
     `strict`. `methods` are the five published ones unless others of METHODS are named,
     `measures` further ones, of whole heatmaps (MAP_MEASURES). `masses` (shares of the sum of S) and
-    `otsu` cut the methods' maps, not the controls'. `grow` widens every region, and the target that
-    is removed as a control, by so many px, so that outlines say less. `pad` allows to continue
-    tiles to a size that the network takes; these pixels count nowhere. `classes`, `activation`,
+    `otsu` cut the methods' maps, not the controls'; `soft` shows S itself as a mask too. `grow`
+    widens every region, and the target that is removed as a control, by so many px, `roughen` moves
+    their outlines by smooth noise of so many; where both are 0, `outline` "auto" looks for what
+    outlines have to be for a natural fill to be valid, "fixed" leaves them. M3 is read against
+    `references` too. `boundary` adds how well outlines agree. `pad` allows to continue tiles to a
+    size that the network takes; these pixels count nowhere. `classes`, `activation`,
     `mean` and `std` are those of the network, where its folder does not say them.
     """
 
@@ -63,9 +68,14 @@ class Settings(BaseModel):
     areas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     masses: tuple[float, ...] = ()
     otsu: bool = False
+    soft: bool = False
     grow: int = Field(default=0, ge=0)
+    roughen: int = Field(default=0, ge=0)
+    outline: Literal["auto", "fixed"] = "auto"
     preset: Preset = "strict"
     region: str = "truth"
+    references: tuple[Reference, ...] = ()
+    boundary: bool = False
     space: Space = "logit"
     reduce: Reduce = "mean"
     rival: str | None = None
@@ -80,6 +90,7 @@ class Settings(BaseModel):
     batch: int = Field(default=4, ge=1)
     seed: int = 0
     device: str = "cpu"
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     classes: tuple[str, ...] | None = None
     activation: Activation | None = None
     mean: tuple[float, ...] | None = None
@@ -107,6 +118,13 @@ class Settings(BaseModel):
             raise UnknownNameError.of("preset", name, PRESETS)
         return name
 
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precision(cls, name: Any) -> Any:
+        if name not in (*PRECISIONS, "auto"):
+            raise UnknownNameError.of("precision", name, [*PRECISIONS, "auto"])
+        return name
+
     @field_validator("thresholds", "areas", "masses")
     @classmethod
     def _inside(cls, levels: tuple[float, ...], info: Any) -> tuple[float, ...]:
@@ -131,6 +149,7 @@ class Settings(BaseModel):
             "controls",
             "fuse",
             "measures",
+            "references",
         )
         for name in listed:
             values = getattr(self, name) or ()
@@ -156,9 +175,19 @@ class Settings(BaseModel):
                 "neither: its target is the published one",
                 "use preset strict for other targets",
             )
-        if self.preset == "paper" and self.grow:
+        changed = {"grow": self.grow, "roughen": self.roughen, "soft": self.soft}
+        changed["references"] = len(self.references)
+        for name, value in changed.items():
+            if self.preset == "paper" and value:
+                shown = getattr(self, name)
+                raise StudyError(
+                    f"preset paper with {name} {shown}", "regions as published", "use preset strict"
+                )
+        if self.preset == "paper" and self.precision != "float32":
             raise StudyError(
-                f"preset paper with grow {self.grow}", "regions as published", "use preset strict"
+                f"preset paper with precision {self.precision}",
+                "float32: the published figures are reproduced to 1e-5",
+                "use preset strict for faster kernels",
             )
         _ = self.target  # a rival without its space, and the like
         if self.fills is not None and not self.fills:
@@ -199,6 +228,11 @@ class Settings(BaseModel):
             StudyError: no such file, or not TOML.
         """
         return cls.of(**{**read_toml(path), **overrides})
+
+    @property
+    def further(self) -> tuple[Reference, ...]:
+        """References of M3 besides `region`."""
+        return tuple(name for name in self.references if name != self.region)
 
     @property
     def target(self) -> Target:

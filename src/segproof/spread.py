@@ -4,13 +4,11 @@ dies.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -33,6 +31,7 @@ import torch
 
 from segproof.data import FolderDataset
 from segproof.errors import SegproofError, StudyError
+from segproof.kernels import keep_blocks
 from segproof.model import SegmentationModel
 from segproof.results import TileResult
 from segproof.settings import Settings
@@ -42,7 +41,6 @@ __all__ = [
     "Job",
     "Lane",
     "digest_of_names",
-    "keep_large_blocks",
     "on_dask",
     "on_executor",
     "on_processes",
@@ -338,7 +336,7 @@ def _cards() -> list[str]:
 def _begin(threads: int, card: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's
     torch.set_num_threads(threads)
-    keep_large_blocks()
+    keep_blocks()
     if card is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = card
     threading.Thread(target=_end_with_the_coordinator, daemon=True).start()
@@ -349,17 +347,3 @@ def _end_with_the_coordinator() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)  # it was killed: nobody waits for this tile
-
-
-def keep_large_blocks() -> None:
-    """Let glibc keep freed blocks: a batched forward on the CPU otherwise spends half its time in
-    page faults. Never needed for right results; other systems go on without it.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, 2_000_000_000)  # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):
-        return

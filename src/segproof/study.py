@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import replace
@@ -19,7 +19,9 @@ import torch
 from segproof.backoff import halving
 from segproof.data import SampleSource
 from segproof.errors import DataError, StudyError, TooManyFailedError, printable
+from segproof.kernels import Kernels
 from segproof.model import SegmentationModel
+from segproof.pace import choose_kernels
 from segproof.results import Results, RunStore, TileResult, probe
 from segproof.settings import Settings
 from segproof.spread import (
@@ -34,8 +36,10 @@ from segproof.spread import (
 )
 from segproof.trial import (
     OUT_OF_MEMORY,
+    OUTLINES,
     Plan,
     choose_fills,
+    choose_outline,
     digest_or_none,
     probe_fills,
     study_tile,
@@ -45,6 +49,7 @@ __all__ = ["Study"]
 
 Progress = Callable[[int, int, int], None]
 MOST_FAILED: Final = 0.05  # of the tiles: with more something else is wrong
+CHOSEN: Final = ("fills", "outline", "probe", "kernels", "pace")  # what a run keeps to its end
 WORKER: Final = "worker"  # how the reason of a tile begins whose worker died
 
 
@@ -64,10 +69,16 @@ class Study(Settings):
         return self._with_fills(self._resolved(model, data), model, data)
 
     def _with_fills(self, plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
-        """The resolved plan with the fills named, or chosen by trying them on the first tiles."""
+        """The resolved plan with fills and outline named, or chosen by trying them on the first
+        tiles.
+        """
         probe, forwards = probe_fills(self, model, data, plan.tiles)
-        fills = self.fills or choose_fills(self, probe)
-        return replace(plan, fills=fills, probe=probe, probe_forwards=forwards)
+        outline = choose_outline(probe)
+        fills = self.fills or choose_fills(self, probe.get(outline, {}))
+        grow, roughen = OUTLINES.get(outline, (self.grow, self.roughen))
+        return replace(
+            plan, fills=fills, probe=probe, probe_forwards=forwards, grow=grow, roughen=roughen
+        )
 
     def _resolved(self, model: SegmentationModel, data: SampleSource) -> Plan:
         """Class, layers and tiles looked up, before anything is written; no fills yet."""
@@ -95,14 +106,10 @@ class Study(Settings):
         )
 
     def replanned(
-        self,
-        model: SegmentationModel,
-        data: SampleSource,
-        fills: Sequence[str],
-        probed: Mapping[str, Mapping[str, float]],
+        self, model: SegmentationModel, data: SampleSource, chosen: Mapping[str, Any]
     ) -> Plan:
-        """The plan of a run that chose its fills before."""
-        return replace(self._resolved(model, data), fills=tuple(fills), probe=probed)
+        """The plan of a run that began before, with what it chose (CHOSEN)."""
+        return _kept(self._resolved(model, data), chosen)
 
     def run(
         self,
@@ -237,12 +244,18 @@ class Study(Settings):
     def _stored_plan(
         self, store: RunStore, resolved: Plan, model: SegmentationModel, data: SampleSource
     ) -> Plan:
-        """The plan of a run that is gone on with keeps the fills that it began with."""
+        """A run that is gone on with keeps what it began with: fills, outline, kernels."""
         chosen = store.get("fills")
         if chosen is not None:
-            return replace(resolved, fills=tuple(chosen), probe=store.get("probe"))
-        plan = self._with_fills(resolved, model, data)
-        store.put(probe=plan.probe, fills=plan.fills)
+            return _kept(resolved, {name: store.get(name) for name in CHOSEN})
+        plan = choose_kernels(self._with_fills(resolved, model, data), model, data)
+        store.put(
+            probe=plan.probe,
+            outline=[plan.grow, plan.roughen],
+            kernels=[plan.kernels.precision, plan.kernels.channels_last],
+            pace=plan.pace,
+            fills=plan.fills,
+        )
         return plan
 
     def _open_positions(self, store: RunStore, data: SampleSource, count: int) -> list[int]:
@@ -295,6 +308,8 @@ class Study(Settings):
             "study": json.loads(self.model_dump_json(by_alias=True)),
             "fills": list(plan.fills),
             "fills_valid": valid,
+            "outline": {"name": plan.outline, "grow": plan.grow, "roughen": plan.roughen},
+            "probe": plan.probe,
             "layers": [
                 {
                     "name": name,
@@ -315,6 +330,7 @@ class Study(Settings):
                 "reasons": {str(reason): int(n) for reason, n in reasons.items()},
             },
             "forwards": int(tiles["forwards"].sum()) + plan.probe_forwards,
+            "kernels": plan.pace,
             "seconds": round(seconds, 1),
             "machine": {
                 "system": platform.platform(),
@@ -324,6 +340,19 @@ class Study(Settings):
                 "device": str(model.device),
             },
         }
+
+
+def _kept(resolved: Plan, chosen: Mapping[str, Any]) -> Plan:
+    grow, roughen = chosen["outline"]
+    return replace(
+        resolved,
+        fills=tuple(chosen["fills"]),
+        probe=chosen["probe"],
+        grow=grow,
+        roughen=roughen,
+        kernels=Kernels(*chosen["kernels"]),
+        pace=chosen["pace"],
+    )
 
 
 def _never() -> bool:

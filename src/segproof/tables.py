@@ -85,6 +85,7 @@ LABELS = {
 # Where several fills are valid the headline uses the first of these: in-distribution ones first.
 FILL_ORDER = tuple(FILLS)
 KEYS = ["layer", "method", "binarisation", "level", "strategy", "reference", "fill"]
+BOUNDARY = ("boundary_f", "boundary_f_prediction")  # where a study made them
 NOT_OK = ("all_zero", "constant", "non_finite", "empty_region")
 
 
@@ -420,11 +421,12 @@ def sweep(
 ) -> pd.DataFrame:
     """Task 1: the judging measure of every cell with its interval.
 
-    One line per layer x method x binarisation x level x strategy x reference x fill (random
-    blobs and p_c included, layer ""). Columns besides these keys: measure (M1, M2, M3), column
-    (what is averaged), mean, low, high, n, area, coverage, confidence, entropy, kept, certainty,
-    iou (means over ok images), all_zero, constant, non_finite, empty_region (images), not_ok,
-    valid_fill, struck, ranked, beats_random, beats_p_c.
+    One line per layer x method x binarisation x level x strategy x reference x fill (controls
+    included, layer ""). Columns besides these keys: measure (M1, M2, M3), column (what is
+    averaged), mean, low, high, n, area, coverage, confidence, entropy, kept, certainty, iou,
+    boundary_f, boundary_f_prediction (means over ok images; NaN where not asked for), all_zero,
+    constant, non_finite, empty_region (images), not_ok, valid_fill, struck, ranked, beats_random,
+    beats_p_c.
     """
     samples = _samples(rows)
     parts = []
@@ -436,6 +438,7 @@ def sweep(
     frame = pd.concat(parts, ignore_index=True)
     swept = rows[rows["strategy"].isin(STRATEGIES) & (rows["binarisation"] != "")]
     described = ["area", "coverage", "confidence", "entropy", "kept", "certainty", "iou"]
+    described += [name for name in BOUNDARY if name in swept]
     grouped = swept[swept["status"] == "ok"].groupby(KEYS, sort=False, observed=True)
     frame = frame.merge(grouped[described].mean().reset_index(), on=KEYS, how="left", sort=False)
     failed = swept[swept["status"] != "ok"].drop_duplicates([*KEYS, "sample", "status"])
@@ -1023,12 +1026,14 @@ def statuses(rows: pd.DataFrame) -> pd.DataFrame:
 def originals(rows: pd.DataFrame) -> pd.DataFrame:
     """Means of the inputs that need no heatmap: original, empty, target only, target removed.
 
-    Columns: reference, fill, method, confidence, entropy, kept, certainty, iou, n.
+    Columns: reference, fill, method, confidence, entropy, kept, certainty, iou, boundary_f,
+    boundary_f_prediction, n.
     """
     names = ["original", "empty", "target_only", "target_removed"]
     ids = [f"control:{name}" for name in names]
     chosen = rows[rows["method"].isin(ids) & (rows["status"] == "ok")]
     measured = ["confidence", "entropy", "kept", "certainty", "iou"]
+    measured += [name for name in BOUNDARY if name in chosen]
     grouped = chosen.groupby(["reference", "fill", "method"], sort=False)
     frame = grouped[measured].mean().assign(n=grouped["sample"].nunique()).reset_index()
     order = frame["method"].map({name: k for k, name in enumerate(ids)})

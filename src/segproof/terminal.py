@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ __all__ = [
     "graceful_stop",
     "print_cards",
     "print_comparison",
+    "print_fills",
     "print_status",
     "print_tables",
     "progress_bar",
@@ -74,8 +75,8 @@ def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
 
 
 def _print_best(out: Console, made: Tables, kind: str) -> None:
-    best = made.best
-    best = best[(best["binarisation"] == kind) & (best["fill"] == made.at.fill)]
+    best = _at_headline(made.best, made)
+    best = best[best["binarisation"] == kind]
     if best.empty:
         return
     where = "at fixed thresholds" if kind == "threshold" else "at matched area"
@@ -186,17 +187,48 @@ def print_comparison(out: Console, made: Compared) -> None:
     out.print(table)
 
 
+def print_fills(
+    out: Console,
+    probe: Mapping[str, Mapping[str, Mapping[str, float]]],
+    outline: str,
+    fills: Sequence[str],
+) -> None:
+    """Print fill x outline: mean (lowest) relative drop of confidence without the target."""
+    first = next(iter(probe.values()))
+    tiles = int(next(iter(first.values()))["n"])
+    word = "tile" if tiles == 1 else "tiles"
+    title = f"Relative drop of confidence without the target: mean (lowest) of {tiles} {word}"
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("fill")
+    for name in probe:
+        table.add_column(name if name == "exact" else f"{name} px", justify="right", no_wrap=True)
+    for fill in first:
+        cells = []
+        for name, found in probe.items():
+            drop = found[fill]
+            text = f"{drop['mean_drop']:.2f} ({drop['min_drop']:.2f})"
+            text = text if drop["mean_drop"] >= tables.VALID_DROP else f"[strike]{text}[/]"
+            cells.append(f"[bold]* {text}[/]" if name == outline and fill in fills else text)
+        table.add_row(fill, *cells)
+    out.print(table)
+    out.print(
+        f"* what a strict study takes; struck: below {tables.VALID_DROP:g}, the fill draws the"
+        " target instead of removing it",
+        style="dim",
+    )
+
+
 def _print_layers(out: Console, made: Tables) -> None:
-    frame = made.layers
-    if frame.empty:
+    if made.layers.empty:
         return
+    frame = _at_headline(made.layers, made)
     table = _table(f"Task 3: layers, paired differences, mean over {made.at.binarisation}s", made)
     for name in ("measure", "method", "layers"):
         table.add_column(name)
     for name in ("difference", "95 % interval", "p (Holm)"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("better")
-    for row in _lines(frame[frame["fill"] == made.at.fill]):
+    for row in _lines(frame):
         table.add_row(
             row.measure,
             tables.method_label(row.method),
@@ -232,6 +264,11 @@ def _print_agreement(out: Console, made: Tables) -> None:
 def _table(title: str, made: Tables) -> Table:
     heading = f"{title} (fill {made.at.fill}, region {made.at.reference})"
     return Table(title=heading, title_justify="left", box=None)
+
+
+def _at_headline(frame: pd.DataFrame, made: Tables) -> pd.DataFrame:
+    """The lines of a table at the headline's fill and region."""
+    return frame[(frame["fill"] == made.at.fill) & (frame["reference"] == made.at.reference)]
 
 
 def _lines(frame: pd.DataFrame) -> list[Any]:

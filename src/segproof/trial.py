@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -28,31 +28,40 @@ from segproof.explain import (
     with_baseline,
 )
 from segproof.judge import Case, MapMeasure, Undefined
-from segproof.measures import MEASURES, entropy_paper
-from segproof.model import Layer, SegmentationModel, evaluating, probabilities
+from segproof.kernels import EXACT, Kernels
+from segproof.measures import BOUNDARY, MEASURES, entropy_paper
+from segproof.model import Layer, SegmentationModel, evaluating, probabilities, running
 from segproof.perturb import (
     FILLS,
     OUTLINE,
     STRATEGIES,
     Fill,
     binarise,
+    blend,
     keep_mask,
     largest_square,
     make_fill,
     random_blobs,
     rank_pixels,
+    rough_noise,
+    roughen,
     seeded,
+    soft_keep,
 )
 from segproof.results import COLUMNS, TileResult, pack_picture
 from segproof.settings import MAP_MEASURES, Fusion, Settings
 from segproof.target import dilate
 
 __all__ = [
+    "OUTLINES",
     "OUT_OF_MEMORY",
     "Plan",
     "check_units",
     "choose_fills",
+    "choose_outline",
+    "control_rows",
     "digest_or_none",
+    "outline_name",
     "probe_fills",
     "study_tile",
 ]
@@ -70,9 +79,16 @@ KINDS: Final = {  # what a fill is like: two that `strict` takes are of differen
     "black": "flat",
     "noise": "noise",
 }
+NATURAL: Final = ("texture", "ground")  # kinds that the network has seen
+OUTLINES: Final = {  # px to grow and to roughen by, in the order in which `strict` tries them
+    "exact": (0, 0),
+    "grow 4": (4, 0),
+    "grow 10": (10, 0),
+    "roughen 10": (0, 10),
+}
 SCORED: Final = ("control:random", "control:p_c", "control:truth")  # controls as whole heatmaps
 SLOW: Final = "linear"  # solves a system for each picture: tried, but taken only if it is named
-OTSU: Final = 0.0  # in place of a level, which Otsu's threshold does not have
+OTSU: Final = 0.0  # in place of a level, which Otsu's threshold and soft masks do not have
 DONORS: Final = 4  # tiles that are looked at for a patch without the class
 OUT_OF_MEMORY: Final = "oom"  # how such a reason begins: another machine may have more
 FAR: Final = 1000.0  # deviations from the mean that no picture has
@@ -87,26 +103,37 @@ class Plan:
     layers: Mapping[str, str]
     shapes: tuple[Layer, ...]
     fills: tuple[str, ...]
-    probe: Mapping[str, Mapping[str, float]]
+    probe: Mapping[str, Mapping[str, Mapping[str, float]]]
     tiles: int
     class_index: int
     shape: tuple[int, int, int]
     probe_forwards: int = 0
+    grow: int = 0
+    roughen: int = 0
+    kernels: Kernels = EXACT
+    pace: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def outline(self) -> str:
+        """How regions are widened, in words."""
+        return outline_name(self.grow, self.roughen)
 
     @property
     def shown_per_tile(self) -> int:
         """Perturbed pictures per tile, the original included."""
         study = self.study
         levels = len(study.thresholds) + len(study.areas) + len(study.masses) + study.otsu
-        one_level = len(STRATEGIES) * len(self.fills)
+        levels += study.soft
+        one_level = (len(STRATEGIES) + len(study.further)) * len(self.fills)
         bare = sum(name in LAYERLESS for name in study.methods)
         maps = (len(study.methods) - bare) * (len(self.layers) + len(self.fused)) + bare
-        extra = {"random": RANDOM_SEEDS * len(study.areas)}
-        extra["p_c"] = len(study.thresholds) + len(study.areas)
-        extra |= dict.fromkeys(("edges", "truth", "uniform"), len(study.areas))
+        areas = len(study.areas) + study.soft
+        extra = {"random": RANDOM_SEEDS * areas, "p_c": len(study.thresholds) + areas}
+        extra |= {"edges": areas, "truth": areas, "uniform": len(study.areas)}
         inverse = maps * len(study.areas) * len(self.fills) * ("inverse" in study.controls)
         heat = sum(count for name, count in extra.items() if name in study.controls)
-        plain = sum(len(self.fills) for name in ("empty", "target_only") if name in study.controls)
+        once = {"empty": 1, "target_only": 1 + len(study.further)}
+        plain = sum(n * len(self.fills) for name, n in once.items() if name in study.controls)
         shown = (maps * levels + heat) * one_level + inverse
         return 1 + len(self.removal_fills) + plain + shown
 
@@ -182,7 +209,8 @@ def study_tile(
         if reason:
             return finish("skipped", reason)
         donor = _donor(smaller, model, data, position)
-        rows, scores, maps = _try_tile(smaller, model, name, seen, truth, donor, count)
+        with running(model, plan.kernels):
+            rows, scores, maps = _try_tile(smaller, model, name, seen, truth, donor, count)
         shown = _picture(sample, seen, truth, maps) if position < PICTURES else None
         return finish("ok", rows=rows, scores=scores, picture=shown)
 
@@ -283,6 +311,32 @@ def _nothing_to_explain(study: Settings, seen: Capture) -> str:
     return ""
 
 
+def control_rows(
+    plan: Plan, model: SegmentationModel, data: SampleSource, position: int
+) -> Iterator[dict[str, object]]:
+    """Rows of one tile's control heatmaps (random and p_c), made one batch after the other; none
+    where there is nothing to explain.
+
+    Raises:
+        DataError, ModelError: the tile cannot be studied.
+    """
+    seen, truth = _clean(plan, model, data[position], {})
+    if _nothing_to_explain(plan.study, seen):
+        return
+    name, study = data.ids[position], plan.study
+    donor = _donor(plan, model, data, position)
+    fills = {
+        fill: make_fill(
+            fill, clean_of(seen, model, truth, seed=(study.seed, name, fill), donor=donor)
+        )
+        for fill in plan.fills
+    }
+    shared = study.model_copy(update={"controls": ("p_c", "random")})
+    trial = _Trial(plan, model, name, seen, truth, fills, lambda _count: None)
+    heats = [*_control_heats(shared, name, seen, truth)]
+    yield from trial.read(row for heat in reversed(heats) for row in trial.cut(heat))
+
+
 @dataclass(frozen=True)
 class _Heat:
     """A heatmap on trial: a method's at a layer, or a control's."""
@@ -318,7 +372,8 @@ def _try_tile(
     seen = with_baseline(seen, fills[plan.fills[0]](seen.images, nothing))
     explanations = _explain(plan, model, seen, count)
     heats = [*_method_heats(study, explanations), *_control_heats(study, name, seen, truth)]
-    trial = _Trial(plan, model, name, seen, truth, fills, count)
+    noise = _noise(study, name, plan.roughen, seen)
+    trial = _Trial(plan, model, name, seen, truth, fills, count, noise)
     rows = trial.rows(heats)
     judges = {measure: MAP_MEASURES[measure].function for measure in study.measures}
     scores: list[tuple[object, ...]] = []
@@ -422,6 +477,7 @@ def _method_heats(study: Settings, explanations: Sequence[Explanation]) -> Itera
     levels += tuple(("area", level) for level in study.areas)
     levels += tuple(("mass", level) for level in study.masses)
     levels += (("otsu", OTSU),) if study.otsu else ()
+    levels += _soft(study)
     areas = tuple(("area", level) for level in study.areas)
     for number, item in enumerate(explanations):
         if "inverse" in study.controls:
@@ -445,9 +501,14 @@ def _method_heats(study: Settings, explanations: Sequence[Explanation]) -> Itera
         )
 
 
+def _soft(study: Settings) -> tuple[tuple[str, float], ...]:
+    return (("soft", OTSU),) if study.soft else ()
+
+
 def _control_heats(study: Settings, name: str, seen: Capture, truth: Tensor) -> Iterator[_Heat]:
     """Heatmaps that any method has to beat (measures.md section 7)."""
     areas = tuple(("area", level) for level in study.areas)
+    softly = (*areas, *_soft(study))
     thresholds = tuple(("threshold", level) for level in study.thresholds)
     bound = seen.bound
     probability = probabilities(seen.logits, bound.activation)[0, bound.class_index]
@@ -455,16 +516,16 @@ def _control_heats(study: Settings, name: str, seen: Capture, truth: Tensor) -> 
     if "random" in study.controls:
         for seed in range(RANDOM_SEEDS):
             blobs = random_blobs(size, seeded("random", study.seed, name, seed)).to(truth.device)
-            yield _Heat("control:random", "", blobs, "ok", seed=seed, levels=areas)
+            yield _Heat("control:random", "", blobs, "ok", seed=seed, levels=softly)
     if "p_c" in study.controls:
         top = probability[bound.valid[0]].max()
-        yield _Heat("control:p_c", "", probability / top, "ok", levels=(*thresholds, *areas))
+        yield _Heat("control:p_c", "", probability / top, "ok", levels=(*thresholds, *softly))
     if "uniform" in study.controls:
         yield _Heat("control:uniform", "", torch.ones_like(probability), "ok", levels=areas)
     if "edges" in study.controls:
-        yield _Heat("control:edges", "", edges(seen.images[0]), "ok", levels=areas)
+        yield _Heat("control:edges", "", edges(seen.images[0]), "ok", levels=softly)
     if "truth" in study.controls:
-        yield _Heat("control:truth", "", truth.float(), "ok", levels=areas)
+        yield _Heat("control:truth", "", truth.float(), "ok", levels=softly)
 
 
 def edges(image: Tensor) -> Tensor:
@@ -488,25 +549,34 @@ class _Trial:
     truth: Tensor
     fills: Mapping[str, Fill]
     count: Callable[[int], None]
+    noise: Tensor | None = None
 
     def rows(self, heats: Sequence[_Heat]) -> list[tuple[object, ...]]:
-        rows: list[dict[str, object]] = []
-        waiting: list[tuple[dict[str, object], Tensor]] = []
-        for row, keep in self._pictures(heats):
-            rows.append(row)
-            if keep is not None:
-                waiting.append((row, keep))
-            if len(waiting) == self.plan.study.batch:
-                self._show(waiting)
-                waiting = []
-        if waiting:
-            self._show(waiting)
+        rows = list(self.read(self._pictures(heats)))
         before = rows[0]["iou"]
         for row in rows:
             after = row.get("iou")
             known = isinstance(after, float) and isinstance(before, float)
             row["iou_delta"] = after - before if known else None  # type: ignore[operator]
         return [tuple(_plain(row.get(column)) for column in COLUMNS) for row in rows]
+
+    def read(
+        self, pictures: Iterable[tuple[dict[str, object], Tensor | None]]
+    ) -> Iterator[dict[str, object]]:
+        """Rows with their measures, in order; shown in batches across methods, levels and fills."""
+        rows: list[dict[str, object]] = []
+        waiting: list[tuple[dict[str, object], Tensor]] = []
+        for row, keep in pictures:
+            rows.append(row)
+            if keep is not None:
+                waiting.append((row, keep))
+            if len(waiting) == self.plan.study.batch:
+                self._show(waiting)
+                yield from rows
+                rows, waiting = [], []
+        if waiting:
+            self._show(waiting)
+        yield from rows
 
     def _pictures(
         self, heats: Sequence[_Heat]
@@ -516,18 +586,23 @@ class _Trial:
         valid = self.seen.bound.valid[0]
         everything, nothing = torch.ones_like(region), torch.zeros_like(region)
         yield self._row("control:original", "original", "", nothing), everything
-        grown = dilate(region, study.grow) & self.seen.bound.valid[0]
+        grown = _widened(region, self.plan.grow, self.noise) & valid
         for fill in self.plan.removal_fills:
             yield self._row("control:target_removed", "target_removed", fill, grown), ~grown
         for fill in self.plan.fills:
             if "empty" in study.controls:
                 yield self._row("control:empty", "empty", fill, valid), nothing
             if "target_only" in study.controls:
-                yield self._row("control:target_only", "target_only", fill, region), region
+                for reference in (study.region, *study.further):
+                    target = self._target(reference)
+                    name = ("control:target_only", "target_only")
+                    row = self._row(*name, fill, target, reference)
+                    yield _measurable(row, target, target)
         for heat in heats:
-            yield from self._cut(heat)
+            yield from self.cut(heat)
 
-    def _cut(self, heat: _Heat) -> Iterator[tuple[dict[str, object], Tensor | None]]:
+    def cut(self, heat: _Heat) -> Iterator[tuple[dict[str, object], Tensor | None]]:
+        """Rows to fill for one heatmap at all its levels, and what each picture keeps."""
         bound, study = self.seen.bound, self.plan.study
         valid, region = bound.valid[0], bound.region[0]
         flat = heat.status != "ok"
@@ -539,6 +614,8 @@ class _Trial:
         for kind, level in heat.levels:
             if flat:
                 highlighted = torch.zeros_like(region)
+            elif kind == "soft":
+                highlighted = torch.where(valid, heat.heatmap, 0.0)
             elif kind == "threshold":
                 highlighted = binarise(heat.heatmap, threshold=level, valid=valid)
             elif kind == "otsu":
@@ -547,12 +624,18 @@ class _Trial:
                 highlighted = binarise(heat.heatmap, mass=level, valid=valid, ranks=ranks)
             else:
                 highlighted = binarise(heat.heatmap, area=level, valid=valid, ranks=ranks)
-            highlighted = dilate(highlighted, study.grow) & valid
+            if kind != "soft":  # a soft mask has no outline
+                highlighted = _widened(highlighted, self.plan.grow, self.noise) & valid
+            keeps = soft_keep if kind == "soft" and not flat else keep_mask
             status = heat.status if flat or bool(highlighted.any()) else "empty_region"
-            for strategy in heat.strategies:
-                keep = keep_mask(strategy, highlighted, region)
+            wanted = [(strategy, study.region) for strategy in heat.strategies]
+            third = "highlighted_and_target"
+            wanted += [(third, name) for name in study.further if third in heat.strategies]
+            for strategy, reference in wanted:
+                target = self._target(reference)
+                keep = keeps(strategy, highlighted, target)
                 for fill in self.plan.fills:
-                    row = self._row(heat.method, strategy, fill, highlighted)
+                    row = self._row(heat.method, strategy, fill, highlighted, reference)
                     row |= {
                         "layer": heat.layer,
                         "binarisation": kind,
@@ -563,21 +646,34 @@ class _Trial:
                     }
                     if flat:
                         row |= {"area": None, "coverage": None}
-                    yield row, None if flat else keep
+                        yield row, None
+                    else:
+                        yield _measurable(row, keep, target)
 
-    def _row(self, method: str, strategy: str, fill: str, region: Tensor) -> dict[str, object]:
+    def _target(self, reference: str) -> Tensor:
+        """R, bool [H, W]: that of the study, or what M3 is read against besides."""
         bound = self.seen.bound
-        inside = int((region & bound.region[0]).sum())
+        if reference == self.plan.study.region:
+            return bound.region[0]
+        mask = self.truth if reference == "truth" else bound.prediction[0]
+        return mask & bound.valid[0]
+
+    def _row(
+        self, method: str, strategy: str, fill: str, region: Tensor, reference: str = ""
+    ) -> dict[str, object]:
+        """What is known before the picture is shown; `region` may be a soft one."""
+        bound, reference = self.seen.bound, reference or self.plan.study.region
+        target = self._target(reference)
         return {
             "sample": self.name,
             "method": method,
             "layer": "",
             "binarisation": "",
             "strategy": strategy,
-            "reference": self.plan.study.region,
+            "reference": reference,
             "fill": fill,
-            "area": int(region.sum()) / int(bound.valid.sum()),
-            "coverage": inside / int(bound.region.sum()),
+            "area": float(region.sum(dtype=torch.float64)) / int(bound.valid.sum()),
+            "coverage": float(region[target].double().mean()),
             "status": "ok",
             "seed": 0,
             "preset": self.plan.study.preset,
@@ -586,13 +682,20 @@ class _Trial:
     def _show(self, waiting: Sequence[tuple[dict[str, object], Tensor]]) -> None:
         """One batch: perturb, one forward, measure, fill the rows."""
         image, bound = self.seen.images, self.seen.bound
-        keep = torch.stack([mask for _, mask in waiting])
         shown = image.repeat(len(waiting), 1, 1, 1)  # the original, under no fill, is kept whole
-        for fill in dict.fromkeys(str(row["fill"]) for row, _ in waiting if row["fill"]):
-            places = [place for place, (row, _) in enumerate(waiting) if row["fill"] == fill]
-            shown[places] = self.fills[fill](image, keep[places])
+        groups: dict[tuple[str, bool], list[int]] = {}
+        for place, (row, keep) in enumerate(waiting):
+            if row["fill"]:
+                groups.setdefault((str(row["fill"]), keep.is_floating_point()), []).append(place)
+        for (fill, soft), places in groups.items():
+            stay = torch.stack([waiting[place][1] for place in places])
+            made = self.fills[fill]
+            shown[places] = blend(made, image, stay) if soft else made(image, stay)
+        if any(row["reference"] != self.plan.study.region for row, _ in waiting):
+            each = [self._target(str(row["reference"])) for row, _ in waiting]
+            bound = replace(bound, region=torch.stack(each))
         with torch.inference_mode(), evaluating(self.model):
-            logits = self.model(shown)
+            logits = self.model.shown(shown)
             if not bool(torch.isfinite(logits).all()):
                 raise ModelError(
                     f"logits that are not finite under fill {waiting[0][0]['fill']}",
@@ -600,9 +703,10 @@ class _Trial:
                     "leave this fill out (--fills)",
                 )
             p = probabilities(logits, bound.activation)
+            asked = MEASURES | BOUNDARY if self.plan.study.boundary else MEASURES
             found = {
                 name: info.function(p, bound, self.truth[None]).tolist()
-                for name, info in MEASURES.items()
+                for name, info in asked.items()
             }
             if self.plan.study.preset == "paper":
                 found["entropy"] = entropy_paper(p, bound, self.truth[None]).tolist()
@@ -616,12 +720,68 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and value != value else value
 
 
+def _measurable(
+    row: dict[str, object], keep: Tensor, target: Tensor
+) -> tuple[dict[str, object], Tensor | None]:
+    """The row and what it keeps; without a target (truth or prediction, empty) nothing is read."""
+    if bool(target.any()):
+        return row, keep
+    return row | {"status": "empty_region", "coverage": None}, None
+
+
+def _noise(study: Settings, name: str, pixels: int, seen: Capture) -> Tensor | None:
+    """What roughens every outline of a tile, so that regions inside each other stay so."""
+    if not pixels:
+        return None
+    height, width = seen.images.shape[-2:]
+    return rough_noise((height, width), pixels, seeded("roughen", study.seed, name))
+
+
+def _widened(mask: Tensor, grow: int, noise: Tensor | None) -> Tensor:
+    """A region, bool [H, W], as its outline is to be: grown, then roughened."""
+    grown = dilate(mask, grow)
+    return grown if noise is None else roughen(grown, noise)
+
+
+def outline_name(grow: int, rough: int) -> str:
+    """Name of a scheme of outlines, as in OUTLINES."""
+    parts = [f"{word} {pixels}" for word, pixels in (("grow", grow), ("roughen", rough)) if pixels]
+    return ", ".join(parts) or "exact"
+
+
 def probe_fills(
-    study: Settings, model: SegmentationModel, data: SampleSource, count: int
-) -> tuple[dict[str, dict[str, float]], int]:
-    """Relative drop of confidence when the target is removed, per fill, on the first tiles."""
+    study: Settings,
+    model: SegmentationModel,
+    data: SampleSource,
+    count: int,
+    outlines: Mapping[str, tuple[int, int]] | None = None,
+) -> tuple[dict[str, dict[str, dict[str, float]]], int]:
+    """Relative drop of confidence when the target is removed, per outline and fill, on the first
+    tiles; and the forwards spent.
+
+    Tried are `outlines`, or the study's own one, and the others where it leaves that open and no
+    natural fill passes.
+    """
+    if outlines is not None:
+        return _probe(study, model, data, count, outlines)
     if study.preset == "paper" or study.fills is not None:
         return {}, 0
+    own = {outline_name(study.grow, study.roughen): (study.grow, study.roughen)}
+    probe, forwards = _probe(study, model, data, count, own)
+    if study.outline == "auto" and "exact" in probe and not _passing(probe["exact"], NATURAL):
+        others = {name: sizes for name, sizes in OUTLINES.items() if name not in own}
+        found, spent = _probe(study, model, data, count, others)
+        return probe | found, forwards + spent
+    return probe, forwards
+
+
+def _probe(
+    study: Settings,
+    model: SegmentationModel,
+    data: SampleSource,
+    count: int,
+    outlines: Mapping[str, tuple[int, int]],
+) -> tuple[dict[str, dict[str, dict[str, float]]], int]:
     plan = Plan(
         study=study,
         layers={},
@@ -632,10 +792,12 @@ def probe_fills(
         class_index=model.class_index(study.class_),
         shape=(0, 0, 0),
     )
-    drops: dict[str, list[float]] = {fill: [] for fill in FILLS}
-    forwards = 0
+    drops: dict[str, dict[str, list[float]]] = {
+        name: {fill: [] for fill in FILLS} for name in outlines
+    }
+    tried = forwards = 0
     for position in range(count):
-        if len(drops["neutral"]) == PROBED:
+        if tried == PROBED:
             break
         try:
             seen, truth = _clean(plan, model, data[position], {})
@@ -644,20 +806,30 @@ def probe_fills(
         forwards += 1
         if _nothing_to_explain(study, seen):
             continue
+        tried += 1
         before = _confidences(model, seen, [seen.images[0]])[0]
         donor = _donor(plan, model, data, position)
+        sample, bound = data.ids[position], seen.bound
+        removed = {
+            name: _widened(bound.region[0], grow, _noise(study, sample, rough, seen))
+            & bound.valid[0]
+            for name, (grow, rough) in outlines.items()
+        }
         for fill in FILLS:
-            name = data.ids[position]
-            clean = clean_of(seen, model, truth, seed=(study.seed, name, fill), donor=donor)
+            clean = clean_of(seen, model, truth, seed=(study.seed, sample, fill), donor=donor)
             make = make_fill(fill, clean)
-            grown = dilate(seen.bound.region, study.grow) & seen.bound.valid
-            after = _confidences(model, seen, [make(seen.images, ~grown)[0]])[0]
-            drops[fill].append(1 - after / before if before > 0 else float("nan"))
-        forwards += 1 + len(FILLS)
+            for name, gone in removed.items():
+                after = _confidences(model, seen, [make(seen.images, ~gone[None])[0]])[0]
+                drops[name][fill].append(1 - after / before if before > 0 else float("nan"))
+        forwards += 1 + len(FILLS) * len(outlines)
+    if not tried:
+        return {}, forwards
     summary = {
-        fill: {"mean_drop": sum(values) / len(values), "min_drop": min(values), "n": len(values)}
-        for fill, values in drops.items()
-        if values
+        name: {
+            fill: {"mean_drop": sum(values) / tried, "min_drop": min(values), "n": tried}
+            for fill, values in found.items()
+        }
+        for name, found in drops.items()
     }
     return summary, forwards
 
@@ -669,6 +841,25 @@ def _confidences(model: SegmentationModel, seen: Capture, images: Sequence[Tenso
     return values
 
 
+def _passing(
+    found: Mapping[str, Mapping[str, float]], kinds: Sequence[str] | None = None
+) -> list[str]:
+    """The valid ones of the fills that are quick, least artificial first."""
+    quick = [fill for fill in FILLS if fill != SLOW and (kinds is None or KINDS[fill] in kinds)]
+    return [fill for fill in quick if found[fill]["mean_drop"] >= tables.VALID_DROP]
+
+
+def choose_outline(probe: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The first outline under which a natural fill passes; else the first under which any does,
+    else the first; "" where none was tried.
+    """
+    for kinds in (NATURAL, None):
+        for name, found in probe.items():
+            if _passing(found, kinds):
+                return name
+    return next(iter(probe), "")
+
+
 def choose_fills(study: Settings, probe: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
     """The least artificial fill that passes and the next of another kind; where fewer pass, those
     that mislead the least.
@@ -678,7 +869,7 @@ def choose_fills(study: Settings, probe: Mapping[str, Mapping[str, float]]) -> t
     if not probe:
         return (DEFAULT_FILLS["strict"], "black")
     quick = [fill for fill in FILLS if fill != SLOW]
-    passing = [fill for fill in quick if probe[fill]["mean_drop"] >= tables.VALID_DROP]
+    passing = _passing(probe)
     # two of one kind would agree for that reason
     other = [fill for fill in passing if KINDS[fill] != KINDS[passing[0]]]
     by_drop = sorted(quick, key=lambda fill: -probe[fill]["mean_drop"])

@@ -20,7 +20,9 @@ from segproof import plot, tables
 from segproof.perturb import STRATEGIES
 from segproof.settings import MAP_MEASURES
 from segproof.tables import (
+    BOUNDARY,
     SHORT,
+    VALID_DROP,
     Preset,
     Tables,
     method_label,
@@ -190,6 +192,7 @@ def _studied(
         )
     else:
         _validity(section, made)
+    _outlines(section, manifest)
     for text in manifest.get("warnings", []):
         section.add("text", f"Warning: {text}")
     return section
@@ -246,6 +249,36 @@ def _validity(section: Section, made: Tables) -> None:
     section.add("grid", Grid([*head, ("Tiles", True), ("", False)], lines, caption))
     picture = plot.data_uri(plot.svg(plot.validity(made.validity)))
     section.add("picture", Picture(picture, "validity of the fills", ""))
+
+
+def _outlines(section: Section, manifest: Mapping[str, Any]) -> None:
+    """Fill x outline, as tried on the first tiles before the study; what it took is marked."""
+    probe: Mapping[str, Any] = manifest.get("probe") or {}
+    if not probe:
+        return
+    chosen, used = manifest.get("outline", {}).get("name"), manifest.get("fills", [])
+    first = next(iter(probe.values()))
+    lines = []
+    for fill in first:
+        cells = [Cell(str(fill))]
+        for name, found in probe.items():
+            mean, low = found[fill]["mean_drop"], found[fill]["min_drop"]
+            marked = name == chosen and fill in used
+            text = f"{_number(mean)} ({_number(low)})" + (" taken" if marked else "")
+            struck = not mean >= VALID_DROP
+            cells.append(Cell(text, number=True, strong=marked, struck=struck))
+        lines.append(cells)
+    tiles = int(next(iter(first.values()))["n"])
+    head = [("Fill", False)]
+    head += [(name if name == "exact" else f"{name} px", True) for name in probe]
+    caption = (
+        "What was tried before the study: relative drop of confidence when the target is removed, "
+        f"mean (lowest) over {tiles} tile{'' if tiles == 1 else 's'}, by fill and by how its "
+        "outline was widened. Natural fills with the exact outline come first, then wider and "
+        "rougher outlines, then artificial fills."
+    )
+    section.add("heading", "Which fill and outline were taken")
+    section.add("grid", Grid(head, lines, caption))
 
 
 def _gallery(pictures: Sequence[Mapping[str, Any]]) -> Section:
@@ -704,7 +737,9 @@ def _originals_grid(made: Tables) -> Grid:
         "control:target_only": "only the target",
         "control:target_removed": "exactly the target removed",
     }
-    measured = ("confidence", _judging_column(made.preset), "kept", "iou")
+    measured = ["confidence", _judging_column(made.preset), "kept", "iou"]
+    known = made.originals
+    measured += [name for name in BOUNDARY if name in known and known[name].notna().any()]
     lines = [
         [
             Cell(names.get(i["method"], i["method"])),
@@ -715,23 +750,28 @@ def _originals_grid(made: Tables) -> Grid:
         for i in _lines(_at(made.originals, reference=made.at.reference))
     ]
     head = [("Input", False), ("Fill", False)]
-    head += [(name.capitalize().replace("Iou", "IoU"), True) for name in measured]
+    shown = {"iou": "IoU"} | dict(zip(BOUNDARY, ("Boundary F", "against P"), strict=True))
+    head += [(shown.get(name, name.capitalize()), True) for name in measured]
     return Grid([*head, ("n", True)], lines, "Means over tiles: the ends of every scale above.")
 
 
 def _gain_grid(made: Tables) -> Grid:
-    frame = _at(made.m3_gain, reference=made.at.reference, fill=made.at.fill)
+    frame = _at(made.m3_gain, fill=made.at.fill)
+    several = frame["reference"].nunique() > 1
+    words = {"area": "matched area", "threshold": "thresholds", "mass": "shares of the map's sum"}
     lines = [
         [
             Cell(i["layer"]),
             Cell(method_label(i["method"])),
-            Cell({"area": "matched area", "threshold": "thresholds"}[i["binarisation"]]),
+            *([Cell(i["reference"])] if several else []),
+            Cell(words.get(i["binarisation"], i["binarisation"])),
             _num(_number(i["mean"], sign=True), small=_range(i["low"], i["high"])),
             _num(str(i["n"])),
         ]
         for i in _lines(frame)
     ]
-    head = [("Layer", False), ("Method", False), ("Regions", False), ("M3 gain", True)]
+    head = [("Layer", False), ("Method", False), *([("Target", False)] if several else [])]
+    head += [("Regions", False), ("M3 gain", True)]
     caption = (
         "Certainty with the highlighted region and the target shown, minus certainty with the "
         "target alone. Above 0: the method found context that helps the model."

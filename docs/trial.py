@@ -1,0 +1,213 @@
+"""Renew the tables and figures of trial.md from finished runs.
+
+python docs/trial.py WHU_RUN JONKOPING_RUN BANEPA_RUN [MISSES_RUN]
+
+`python docs/trial.py --shrink FROM TO SIDE` makes smaller tiles: pictures averaged by area, masks
+by the nearest pixel.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+from real_tiles import IMAGES, _flag, lines, table
+
+from segproof import Results, plot, tables
+
+PAGE = Path(__file__).with_name("trial.md")
+SETS = ("whu", "jonkoping", "banepa")
+READ = ("control:original", "control:target_only", "control:random", "control:p_c")
+MEASURES = ("iou_drop", "M1", "M2", "M3")
+
+
+def shrink(source: Path, target: Path, side: int) -> None:
+    """Tiles of a folder images/ + masks/ as PNG of side x side pixels."""
+    for name, how in (("images", Image.Resampling.BOX), ("masks", Image.Resampling.NEAREST)):
+        (target / name).mkdir(parents=True, exist_ok=True)
+        for path in sorted((source / name).iterdir()):
+            small = Image.open(path).resize((side, side), how)
+            small.save(target / name / path.with_suffix(".png").name)
+
+
+def sets(runs: dict[str, Results]) -> str:
+    body = []
+    for name, run in runs.items():
+        counts, first = run.manifest["tiles"], _originals(run)
+        body.append(
+            [
+                name,
+                f"{counts['ok']}",
+                f"{counts['skipped']}",
+                f"{first['iou'].mean():.3f}",
+                f"{first['confidence'].mean():.3f}",
+                f"{run.manifest['forwards']:,}",
+                str(run.manifest["kernels"]["taken"]),
+            ]
+        )
+    head = ["set", "tiles", "skipped", "IoU, mean over tiles", "confidence", "forwards", "kernels"]
+    return table(head, body)
+
+
+def _originals(run: Results) -> pd.DataFrame:
+    return run.rows[run.rows["method"] == "control:original"]
+
+
+def validity(runs: dict[str, Results]) -> str:
+    found = {name: {row.fill: row for row in lines(run.validity())} for name, run in runs.items()}
+    fills = dict.fromkeys(fill for rows in found.values() for fill in rows)
+    body = [
+        [fill, *(_drop(found[name].get(fill)) for name in runs)] for fill in fills
+    ]  # fmt: skip
+    return table(["fill", *runs], body)
+
+
+def _drop(row: object) -> str:
+    if row is None:
+        return ""
+    text = f"{row.mean_drop:.2f} ({row.min_drop:.2f})"  # type: ignore[attr-defined]
+    return text if row.valid else f"~~{text}~~"  # type: ignore[attr-defined]
+
+
+def ranking(made: tables.Tables, rows: pd.DataFrame) -> str:
+    """All layer x method pairs together, best IoU drop first, with the three other measures."""
+    ranked = {
+        name: tables.combinations_ranked(rows, made.preset, measure=name, at=made.at)
+        for name in MEASURES
+    }
+    others = {
+        name: {(row.layer, row.method): row for row in lines(ranked[name])} for name in MEASURES[1:]
+    }
+    body = []
+    for row in lines(ranked["iou_drop"]):
+        key = (row.layer, row.method)
+        body.append(
+            [
+                row.layer,
+                tables.method_label(row.method),
+                f"{row.mean:+.3f} ({row.low:+.3f} to {row.high:+.3f})",
+                *(_with_place(others[name][key]) for name in MEASURES[1:]),
+                _flag(row.beats_random),
+                _flag(row.beats_p_c),
+            ]
+        )
+    controls = made.faithfulness
+    controls = controls[(controls["fill"] == made.at.fill) & (controls["layer"] == "")]
+    controls = controls[controls["binarisation"] == made.at.binarisation]
+    for row in lines(controls.sort_values("mean", ascending=False)):
+        interval = f"{row.mean:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+        body.append(["control", tables.method_label(row.method), interval, "", "", "", "", ""])
+    names = [tables.measure_label(name, made.preset) for name in MEASURES[1:]]
+    return table(["layer", "method", "IoU drop (95 %)", *names, "beats random", "beats p_c"], body)
+
+
+def _with_place(row: object) -> str:
+    return f"{row.mean:.3f} (#{row.rank:.0f})"  # type: ignore[attr-defined]
+
+
+def agreement(runs: dict[str, Results], made: dict[str, tables.Tables]) -> str:
+    """Kendall tau of the orders of layer x method pairs that two sets have in common."""
+    body = []
+    for measure in MEASURES:
+        means = {
+            name: tables.combinations_ranked(run.rows, measure=measure, at=made[name].at)
+            .set_index(["layer", "method"])["mean"]
+            for name, run in runs.items()
+        }  # fmt: skip
+        cells = []
+        for first, second in (SETS[:2], SETS[1:], SETS[::2]):
+            both = pd.concat([means[first], means[second]], axis=1, join="inner")
+            tau = float(both.corr(method="kendall").to_numpy()[0, 1])
+            cells.append(f"{tau:+.2f} ({len(both)})")
+        body.append([tables.measure_label(measure), *cells])
+    head = ["measure", *(f"{a}, {b}" for a, b in (SETS[:2], SETS[1:], SETS[::2]))]
+    return table(head, body)
+
+
+def layers(made: tables.Tables, measure: str) -> str:
+    frame = made.layers[(made.layers["fill"] == made.at.fill) & (made.layers["measure"] == measure)]
+    frame = frame[frame["layer_a"].isin(["decoder:1"]) | frame["layer_b"].isin(["decoder:1"])]
+    return table(
+        ["method", "layers", "difference", "95 % interval", "p (Holm)", "better"],
+        [
+            [
+                tables.method_label(row.method),
+                f"{row.layer_a} - {row.layer_b}",
+                f"{row.difference:+.3f}",
+                f"{row.low:+.3f} to {row.high:+.3f}",
+                "" if pd.isna(row.p) else "< .001" if row.p < 0.001 else f"{row.p:.3f}",
+                row.better or "tie",
+            ]
+            for row in lines(frame)
+        ],
+    )
+
+
+def misses(run: Results) -> str:
+    """Confidence on the missed roofs: whole picture, alone, without and with what maps point to."""
+    rows = run.rows[run.rows["status"] == "ok"]
+    shown = rows["method"].isin(READ) | ~rows["method"].str.startswith("control:")
+    body = []
+    keys = ["method", "layer", "strategy", "level", "fill"]
+    for key, part in rows[shown].groupby(keys, sort=False, dropna=False):
+        method, layer, strategy, level, fill = (item for item in key)
+        found = part.groupby("sample")["confidence"].mean()
+        size = f"{level:.0%} of the tile" if strategy in tables.SHORT else ""
+        body.append(
+            [
+                tables.method_label(str(method)),
+                str(layer),
+                tables.strategy_label(str(strategy)),
+                size,
+                str(fill),
+                f"{found.mean():.3f}",
+                f"{len(found)}",
+            ]
+        )
+    head = ["", "layer", "shown", "region", "fill", "confidence on the misses", "tiles"]
+    return table(head, body)
+
+
+def main(folders: list[str]) -> None:
+    runs = {
+        name: Results.load(folder).finished() for name, folder in zip(SETS, folders, strict=False)
+    }
+    made = {name: tables.make(run.rows, run.preset) for name, run in runs.items()}
+    found = {
+        "sets": sets(runs),
+        "validity": validity(runs),
+        "agreement": agreement(runs, made),
+    }
+    for name, run in runs.items():
+        found[f"verdict-{name}"] = f"> {made[name].verdict}"
+        found[f"ranking-{name}"] = ranking(made[name], run.rows)
+        found[f"layers-{name}"] = layers(made[name], "iou_drop")
+    if len(folders) > len(SETS):
+        found["misses"] = misses(Results.load(folders[len(SETS)]).finished())
+    page = PAGE.read_text(encoding="utf-8")
+    for name, text in found.items():
+        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+        before, mark, after = page.partition(begin)
+        if not mark:
+            raise SystemExit(f"no place for {name} in {PAGE.name}")
+        page = f"{before}{begin}{text}\n{end}{after.partition(end)[2]}"
+    PAGE.write_text(page, encoding="utf-8")
+    for name in runs:
+        at = made[name].at
+        figure = plot.layers(
+            made[name].layers.iloc[:0],
+            made[name].faithfulness,
+            reference=at.reference,
+            fill=at.fill,
+        )
+        (IMAGES / f"trial-{name}.png").write_bytes(plot.png(figure))
+        print(name, made[name].verdict)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--shrink"]:
+        shrink(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+    else:
+        main(sys.argv[1:])

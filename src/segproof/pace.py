@@ -1,0 +1,128 @@
+"""How fast a study will be: kernels tried on its first tile, and what one forward takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from segproof.data import SampleSource
+from segproof.errors import DataError, ModelError
+from segproof.kernels import EXACT, Kernels
+from segproof.model import SegmentationModel, evaluating, running
+from segproof.trial import Plan, control_rows
+
+__all__ = ["choose_kernels", "forward_seconds"]
+
+SAMPLE: Final = 24  # perturbed pictures on which kernels are compared
+COMPARED: Final = ("confidence", "certainty", "iou")
+TOLERANCE: Final = 0.02  # the greatest difference that `auto` takes, of measures in [0, 1]
+GAIN: Final = 1.05  # what `auto` asks of a faster layout or format
+
+
+def forward_seconds(
+    model: SegmentationModel, kernels: Kernels, pictures: Tensor, repeats: int = 2
+) -> float:
+    """Seconds of one forward of one picture, in a batch of pictures [N, B, H, W]: the best run
+    after one that warms up.
+    """
+    times = []
+    with torch.inference_mode(), evaluating(model), running(model, kernels):
+        for _ in range(1 + repeats):
+            started = time.perf_counter()
+            model.shown(pictures)
+            if pictures.device.type == "cuda":
+                torch.cuda.synchronize(pictures.device)
+            times.append(time.perf_counter() - started)
+    return min(times[1:]) / len(pictures)
+
+
+def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
+    """The plan with the kernels that its `precision` asks for, and what was measured of them.
+
+    Each candidate is timed, and its confidence, certainty and IoU are compared with those of
+    float32 on the first tile's controls. `auto` takes the fastest that differs nowhere by more than
+    TOLERANCE; a named format is taken if it runs and gives finite numbers, else float32.
+    """
+    asked = plan.study.precision
+    zeros = torch.zeros(plan.study.batch, *plan.shape, device=model.device)
+    seconds = {EXACT.name: forward_seconds(model, EXACT, zeros)}
+    if asked == "float32":
+        return replace(plan, kernels=EXACT, pace={"taken": EXACT.name, "seconds": seconds})
+    expected = _controls(plan, model, data, EXACT)
+    differences: dict[str, dict[str, float]] = {}
+    failed: dict[str, str] = {}
+    fitting = {EXACT: seconds[EXACT.name]}
+    for kernels in _candidates(asked, model.device.type):
+        try:
+            seconds[kernels.name] = forward_seconds(model, kernels, zeros)
+            found = _controls(plan, model, data, kernels)
+        except (RuntimeError, ModelError) as error:
+            failed[kernels.name] = str(error).splitlines()[0]
+            continue
+        differences[kernels.name] = _differences(expected, found)
+        close = max(differences[kernels.name].values(), default=1.0) <= TOLERANCE
+        if asked != "auto" or close:
+            fitting[kernels] = seconds[kernels.name]
+    if asked != "auto":
+        named = [kernels for kernels in fitting if kernels.precision == asked]
+        taken = min(named, key=lambda kernels: fitting[kernels], default=EXACT)
+    else:
+        taken = min(fitting, key=lambda kernels: fitting[kernels])
+        if fitting[EXACT] < GAIN * fitting[taken]:
+            taken = EXACT
+    found_out: dict[str, Any] = {
+        "asked": asked,
+        "taken": taken.name,
+        "seconds": seconds,
+        "differences": differences,
+        "failed": failed,
+        "tolerance": TOLERANCE,
+    }
+    return replace(plan, kernels=taken, pace=found_out)
+
+
+def _candidates(asked: str, device: str) -> list[Kernels]:
+    """Kernels to try besides the network's own."""
+    if asked != "auto":
+        return [Kernels(asked, layout) for layout in (True, False)]  # type: ignore[arg-type]
+    half: list[Kernels] = [Kernels("bfloat16", channels_last=True)]
+    if device == "cuda":
+        half.append(Kernels("float16", channels_last=True))
+    return [Kernels("float32", channels_last=True), *half]
+
+
+def _controls(
+    plan: Plan, model: SegmentationModel, data: SampleSource, kernels: Kernels
+) -> list[Mapping[str, Any]]:
+    """Measures of the first tile's controls under these kernels; none without a target."""
+    for position in range(plan.tiles):
+        try:
+            with running(model, kernels):
+                rows: list[Mapping[str, Any]] = list(
+                    islice(control_rows(plan, model, data, position), SAMPLE)
+                )
+        except DataError:
+            continue  # reported with its reason when the tile is studied
+        if rows:
+            return rows
+    return []
+
+
+def _differences(
+    expected: list[Mapping[str, Any]], found: list[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Greatest absolute difference of each measure that has numbers in both."""
+    pairs = list(zip(expected, found, strict=True))
+    return {
+        name: max(
+            (abs(a[name] - b[name]) for a, b in pairs if None not in (a[name], b[name])),
+            default=1.0,
+        )
+        for name in COMPARED
+    }
