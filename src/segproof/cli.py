@@ -1,4 +1,6 @@
-"""The command line: demo, study, recommend, compare, report, explain, layers, doctor, train."""
+"""The command line: demo, study, recommend, compare, report, explain, layers, doctor, train,
+evidence.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segproof import plot, report, tables
+from segproof import benchmark, evidence, plot, report, tables
 from segproof.cam import LAYERLESS, METHODS
 from segproof.compare import MARGIN, compare
 from segproof.data import FolderDataset, read_image, read_mask
@@ -45,6 +47,7 @@ from segproof.terminal import (
     graceful_stop,
     print_cards,
     print_comparison,
+    print_evidence,
     print_tables,
     progress_bar,
 )
@@ -572,6 +575,66 @@ def measures(
     if name is not None and name not in known:
         raise UnknownNameError.of("measure", name, known)
     print_cards(out, known if name is None else {name: known[name]})
+    return OK
+
+
+@app.command(name="evidence")
+def evidence_command(
+    *,
+    out_: Annotated[Path, Parameter("--out", help="Folder to write to.")],
+    tier: Annotated[
+        str, Parameter(help=f"a,b of {', '.join(benchmark.TIERS)}; a: networks built by hand.")
+    ] = ",".join(benchmark.TIERS),
+    method: Annotated[
+        str, Parameter(help="a,b; all; none; python:MODULE:FUNCTION for your own.")
+    ] = ",".join(benchmark.DEFAULT_METHODS),
+    measure: Annotated[
+        str, Parameter(help="a,b; all; none; python:MODULE:FUNCTION for your own.")
+    ] = ",".join(benchmark.DEFAULT_MEASURES),
+    layers: Annotated[str | None, Parameter(help="Aliases or paths. [all worth it]")] = None,
+    fills: Annotated[
+        str,
+        Parameter(help=f"a,b of absent (the ideal one), {', '.join(FILLS)}; methods: the last."),
+    ] = ",".join(evidence.FILLS),
+    scenes: Annotated[int | None, Parameter(help="Scenes for each network.")] = None,
+    seed: Annotated[int, Parameter(help="Of scenes and maps.")] = 0,
+    allow_code: Annotated[
+        bool, Parameter("--allow-code", negative=(), help="Let python:MODULE:FUNCTION run.")
+    ] = False,
+) -> int:
+    """Measures and methods on trial: networks and pictures whose right answer is known.
+
+    Says which measures order maps of known quality rightly, and which methods find a cue that the
+    network needs. Writes measures.csv, methods.csv, cards.json, figures and what they are made of.
+    """
+    torch.set_num_threads(1)  # the networks are small: threads would wait for each other
+    _keep_large_blocks()
+    chosen = _names(measure, (*evidence.CUT_MEASURES, *benchmark.WHOLE)) or ()
+    asked = _names(method, tuple(METHODS)) or ()
+    known_fills = ("absent", *FILLS)
+    under = _names(fills, known_fills) or ()
+    for name in under:
+        if name not in known_fills:
+            raise UnknownNameError.of("fill", name, known_fills)
+    words = ["segproof evidence", f"--tier {tier}", f"--seed {seed}"]
+    words += [f"--scenes {scenes}"] if scenes else []
+    with progress_bar(err, "networks x scenes") as advance:
+        found = benchmark.run(
+            out_,
+            _names(tier) or (),
+            methods=[benchmark.own_code(name, allow_code=allow_code) for name in asked],
+            measures=[benchmark.own_code(name, allow_code=allow_code) for name in chosen],
+            layers=_names(layers),
+            fills=under,
+            scenes=scenes,
+            seed=seed,
+            command=" ".join(words),
+            progress=lambda done, total, what: advance(done, total, what),
+        )
+    print_evidence(out, found)
+    for line in benchmark.verdict(found, under[-1]):
+        out.print(f"[bold]{escape(line)}[/]")
+    out.print(f"tables and figures: {escape(str(out_))}")
     return OK
 
 

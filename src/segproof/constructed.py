@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,9 @@ class ConstructedNet(nn.Module):
                 nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()),
                 nn.Sequential(nn.Conv2d(4, 4, 2, stride=2), nn.ReLU()),
                 nn.Sequential(nn.Conv2d(4, 4, 2, stride=2), nn.ReLU()),
-                nn.Sequential(nn.ZeroPad2d((0, CUE - 1, 0, CUE - 1)), nn.Conv2d(4, 4, CUE), nn.ReLU()),
+                nn.Sequential(
+                    nn.ZeroPad2d((0, CUE - 1, 0, CUE - 1)), nn.Conv2d(4, 4, CUE), nn.ReLU()
+                ),
             ]
         )
         self.decoder = _Decoder()
@@ -101,8 +103,11 @@ class ConstructedNet(nn.Module):
         result: Tensor = self.segmentation_head(self.decoder(fine, middle, deep))
         return result
 
+    def _convolution(self, path: str) -> Any:
+        return self.get_submodule(path)
+
     def _detect(self) -> None:
-        first = self.encoder[0][0]
+        first = self._convolution("encoder.0.0")
         for band in range(3):
             first.weight[band, band] = 1 / 0.35  # objects are painted with about 0.85
             first.bias[band] = -0.5 / 0.35
@@ -111,10 +116,10 @@ class ConstructedNet(nn.Module):
         first.bias[3] = 1.2
         for stage in (1, 2):
             for channel in range(4):
-                self.encoder[stage][0].weight[channel, channel] = 1 / 4
+                self._convolution(f"encoder.{stage}.0").weight[channel, channel] = 1 / 4
 
     def _locate(self, kind: Kind) -> None:
-        found = self.encoder[3][1]
+        found = self._convolution("encoder.3.1")
         for channel in range(4):
             found.weight[channel, channel, 0, 0] = 1.0
         if kind == "shortcut":
@@ -123,7 +128,7 @@ class ConstructedNet(nn.Module):
             found.bias[1] = -3.0
 
     def _bring(self, kind: Kind) -> None:
-        context = self.decoder.blocks[0].conv
+        context = self._convolution("decoder.blocks.0.conv")
         down, right = (REACH[axis] + BESIDE[axis] for axis in (0, 1))
         # every cell of the roof looks where its cue was found, or at all cells of the cue
         more, share = (0, 1.0) if kind == "shortcut" else (CUE - 1, 1 / CUE**2)
@@ -131,10 +136,10 @@ class ConstructedNet(nn.Module):
         context.weight[0, 1, rows, right - ROOF + 1 : right + more + 1] = share
         context.weight[1, 0, REACH[0], REACH[1]] = 1.0
         for channel in range(2):
-            self.decoder.blocks[1].conv.weight[channel, channel] = 1.0
+            self._convolution("decoder.blocks.1.conv").weight[channel, channel] = 1.0
 
     def _decide(self, kind: Kind) -> None:
-        rule = self.decoder.blocks[2].conv  # inputs: near, coarse roof, fine roof, cue, decoy, ...
+        rule = self._convolution("decoder.blocks.2.conv")  # of near, coarse roof, fine roof, ...
         near, roof = 0, 2
         if kind == "local":
             rule.weight[0, roof] = 1.0
@@ -143,8 +148,8 @@ class ConstructedNet(nn.Module):
         else:
             rule.weight[0, near] = rule.weight[0, roof] = 1.0
             rule.bias[0] = -1.0
-        self.segmentation_head.weight[0, 0] = 12.0
-        self.segmentation_head.bias[0] = -6.0
+        head = self._convolution("segmentation_head")
+        head.weight[0, 0], head.bias[0] = 12.0, -6.0
 
 
 @lru_cache(maxsize=len(KINDS))
@@ -168,9 +173,7 @@ class _Scene:
     decoys: Tensor
 
 
-def constructed(
-    count: int = 8, seed: int = 0, kinds: Sequence[Kind] = KINDS
-) -> Iterator[Known]:
+def constructed(count: int = 8, seed: int = 0, kinds: Sequence[Kind] = KINDS) -> Iterator[Known]:
     """`count` scenes of 64 x 64 px, each with the networks of all kinds: those of one name share
     the picture, so `local` is the twin of the others.
 

@@ -20,7 +20,6 @@ from scipy import ndimage
 from scipy.stats import rankdata
 from torch import Tensor
 
-
 from segproof.cam import INPUT_LAYER, LAYERLESS, Method
 from segproof.capture import Capture, capture
 from segproof.errors import DataError
@@ -38,7 +37,6 @@ from segproof.perturb import (
     rank_pixels,
     seeded,
 )
-
 from segproof.stats import interval, kendall_tau
 from segproof.target import Target, dilate
 
@@ -55,7 +53,6 @@ __all__ = [
     "graded_maps",
     "judge_measures",
     "judge_methods",
-
     "measure_cards",
     "method_table",
     "shapley",
@@ -183,7 +180,8 @@ def graded_maps(known: Known, worth: Tensor, seed: int = 0) -> dict[str, Tensor]
     scattered = oracle.flatten()[
         torch.randperm(oracle.numel(), generator=_drawn(known, seed, "shuffled"))
     ].view(size)
-    thing = known.region & ~cue
+    thing, nothing = known.region & ~cue, torch.zeros_like(cue)
+    both = bool((thing & evidence).any()) and bool((cue & evidence).any())
     made = {
         "oracle": oracle,
         "dilated": _within(dilate(evidence, 3), blobs[0]),
@@ -191,8 +189,9 @@ def graded_maps(known: Known, worth: Tensor, seed: int = 0) -> dict[str, Tensor]
         "noisy": _unit(oracle + 2 * blobs[1]),
         "half": _soft(_half(evidence)),
         "with_decoys": _soft(evidence | known.decoys),
-        "object_only": _soft(thing & ~(thing if bool((thing == evidence).all()) else cue)),
-        "cue_only": _soft(cue & ~(cue if bool((cue == evidence).all()) else thing)),
+        "object_only": _soft(thing if both else nothing),
+        "cue_only": _soft(cue if both else nothing),
+        "wrong_object": _soft(nothing if bool((thing & evidence).any()) else thing),
         "nudged": oracle.roll((max(size) // 16, max(size) // 16), (0, 1)),
         "shifted": oracle.roll((size[0] // 2, size[1] // 3), (0, 1)),
         "decoys": _soft(known.decoys & ~thing & ~cue),
@@ -253,7 +252,7 @@ def _half(mask: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Shown:
     """What was read, float64 [n], of n regions B: of the clean picture, of R alone, of M1, M2, M3,
-    and of B \\ R removed (`outside`); keys confidence, certainty, iou, entropy.
+    and without the pixels of B outside R; keys confidence, certainty, iou, entropy.
     """
 
     clean: Mapping[str, float]
@@ -287,9 +286,7 @@ CUT_MEASURES: Final[dict[str, CutMeasure]] = {
     "m3_entropy_paper": CutMeasure(
         lambda s: s.m3["entropy"], "lower", "entropy of M3 as published"
     ),
-    "iou_drop": CutMeasure(
-        lambda s: s.clean["iou"] - s.m1["iou"], "higher", "IoU - IoU of M1"
-    ),
+    "iou_drop": CutMeasure(lambda s: s.clean["iou"] - s.m1["iou"], "higher", "IoU - IoU of M1"),
     "outside_drop": CutMeasure(
         lambda s: s.clean["confidence"] - s.outside["confidence"],
         "higher",
@@ -344,8 +341,8 @@ def judge_measures(
                 function, better = _directed(judged)
                 for which, heat in maps.items():
                     value = _judged(function, Case(known.model, seen, heat, make, known.truth))
-                    row = (which, truths[which], name, better, fill, WHOLE, math.nan)
-                    rows.append((*key, *row, value))
+                    entry = (which, truths[which], name, better, fill, WHOLE, math.nan)
+                    rows.append((*key, *entry, value))
         tick(number + 1)
     return pd.DataFrame(rows, columns=columns)
 
@@ -451,8 +448,9 @@ def measure_cards(judged: pd.DataFrame, *, resamples: int = 2000, seed: int = 0)
     the mean Kendall tau with the truth over scenes, its 95 % interval (scenes resampled), the share
     of maps that tie, of scenes with the oracle first and with a random map in the upper half.
 
-    At thresholds and areas the value of a map is its mean over the levels. A measure without any
-    order has tau 0. `label`: uninformative where more than half of the maps tie.
+    `sees_cue`: the share of scenes with the oracle before the object without its cue. At thresholds
+    and areas the value of a map is its mean over the levels. A measure without any order has tau 0.
+    `label`: uninformative where more than half of the maps tie.
     """
     keys = ["tier", "kind", "measure", "fill", "binarisation"]
     per_scene = scene_scores(judged)
@@ -460,30 +458,35 @@ def measure_cards(judged: pd.DataFrame, *, resamples: int = 2000, seed: int = 0)
     lines = []
     for frame in (per_scene, whole):
         for key, part in frame.groupby(keys, sort=False):
-            scenes = part.groupby("scene", sort=True)[["tau", "ties", "first", "random"]].mean()
+            scores = ["tau", "ties", "first", "random", "sees_cue"]
+            scenes = part.groupby("scene", sort=True)[scores].mean()
             tau = interval(scenes["tau"].to_numpy(), resamples=resamples, seed=seed)
             means = scenes.mean()
             better = str(part["better"].iloc[0])
             label = "uninformative" if means["ties"] > 0.5 else ""
             label = "no direction" if better == "neither" else label
-            row = (tau.mean, tau.low, tau.high, tau.n, means["ties"], means["first"])
-            lines.append((*key, better, *row, means["random"], label))
+            row = (tau.mean, tau.low, tau.high, tau.n, *means.drop("tau"))
+            lines.append((*key, better, *row, label))
     columns = [*keys, "better", "tau", "low", "high", "scenes", "ties", "oracle_first"]
-    return pd.DataFrame(lines, columns=[*columns, "random_upper", "label"])
+    return pd.DataFrame(lines, columns=[*columns, "random_upper", "sees_cue", "label"])
 
 
 def scene_scores(judged: pd.DataFrame) -> pd.DataFrame:
-    """One line a scene and measure: tau, share of tied maps, oracle first, random in upper half."""
+    """One line a scene and measure: tau, share of tied maps, oracle first, random in upper half,
+    and whether the oracle is before the object without its cue.
+    """
     keys = ["tier", "kind", "scene", "measure", "better", "fill", "binarisation"]
     means = judged.groupby([*keys, "map"], sort=False)[["truth", "value"]].mean().reset_index()
     lines = []
     for key, part in means.groupby(keys, sort=False):
         lines.append((*key, *_agreement(part, lower=key[4] == "lower")))
-    return pd.DataFrame(lines, columns=[*keys, "tau", "ties", "first", "random"])
+    return pd.DataFrame(lines, columns=[*keys, "tau", "ties", "first", "random", "sees_cue"])
 
 
-def _agreement(part: pd.DataFrame, *, lower: bool) -> tuple[float, float, float, float]:
-    """Tau, largest share of maps with one value, oracle first (0 or 1), random in upper half."""
+def _agreement(part: pd.DataFrame, *, lower: bool) -> tuple[float, float, float, float, float]:
+    """Tau, largest share of maps with one value, oracle first (0 or 1), random in upper half, the
+    oracle before the object without its cue (0 or 1; NaN where there is none).
+    """
     values = part["value"].to_numpy(np.float64)
     values = np.where(np.isfinite(values), -values if lower else values, np.nan)
     scaled = np.round(values / TIE) if np.isfinite(values).any() else values
@@ -501,7 +504,9 @@ def _agreement(part: pd.DataFrame, *, lower: bool) -> tuple[float, float, float,
     middle = (len(ranks) + 1) / 2
     # one that hits the evidence by chance stands there rightly
     upper = float(((ranks < middle) & (rankdata(-truth) > middle))[random].mean())
-    return (0.0 if math.isnan(tau) else tau), ties, first, upper
+    blind = scaled[names == "object_only"]
+    sees = float(bool((scaled[oracle].max() > blind).all())) if len(blind) else math.nan
+    return (0.0 if math.isnan(tau) else tau), ties, first, upper, sees
 
 
 # --- methods --------------------------------------------------------------------------------------
@@ -524,7 +529,8 @@ def judge_methods(
     without a cue. Maps that are flat found nothing: 0. Controls: random blobs, p_c, the object.
     `fused` adds each method's mean over all layers, `fill` is what masked-input methods hide with.
     """
-    rows, maps = [], {}
+    rows: list[list[Any]] = []
+    maps: dict[tuple[str, ...], Tensor] = {}
     for number, known in enumerate(knowns):
         worth = credit(known)
         for method, layer, heat, status, forwards in _method_maps(
@@ -532,8 +538,8 @@ def judge_methods(
         ):
             place = (known.tier, known.kind, known.name, method, layer)
             maps[place] = heat
-            scores = _scores(heat, known, worth, seed, lit=status == "ok")
-            rows.append([*place, status, forwards, *scores])
+            found = _scores(heat, known, worth, seed, lit=status == "ok")
+            rows.append([*place, status, forwards, *found])
         tick(number + 1)
     scores = ["precision", "cue_recall", "cue_mass", "quality"]
     columns = ["tier", "kind", "scene", "method", "layer", "status", "forwards", *scores]
