@@ -174,8 +174,8 @@ def print_evidence(out: Console, found: Evidence) -> None:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("")
         shown = found.measures[(found.measures["kind"] == "all") & (found.measures["fill"] == fill)]
-        best = shown.groupby(["tier", "measure"])["tau"].transform("max")
-        order = shown.assign(best=best).sort_values(
+        highest = shown.groupby(["tier", "measure"])["tau"].transform("max")
+        order = shown.assign(best=highest).sort_values(
             ["tier", "best", "measure", "tau"], ascending=[True, False, True, False]
         )
         for row in _lines(order):
