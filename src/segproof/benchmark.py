@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -18,6 +19,7 @@ from segproof.cam import METHODS, Method
 from segproof.constructed import constructed
 from segproof.errors import SegproofError, StudyError, UnknownNameError
 from segproof.judge import Card, Known, MapMeasure
+from segproof.planted import NETWORKS, planted, shipped
 from segproof.results import write_atomic
 from segproof.settings import MAP_MEASURES
 
@@ -32,9 +34,20 @@ __all__ = [
     "verdict",
 ]
 
-Tier = Callable[[int, int], Iterator[Known]]
-TIERS: Final[dict[str, Tier]] = {"a": lambda scenes, seed: constructed(scenes, seed)}
-SCENES: Final[dict[str, int]] = {"a": 4}
+FEW: Final = ("shadow-unet", "marker-deeplab", "texture-segformer")  # a cue and a family each
+
+
+def _constructed(scenes: int | None, seed: int, *, full: bool) -> Iterator[Known]:
+    return constructed(scenes or (8 if full else 4), seed)
+
+
+def _planted(scenes: int | None, seed: int, *, full: bool) -> Iterator[Known]:
+    few = [name for name in NETWORKS if name.removesuffix("-twin") in FEW]
+    names = [name for name in (NETWORKS if full else few) if name in shipped()]
+    return planted(names, scenes=scenes or (4 if full else 2), seed=seed)
+
+
+TIERS: Final[dict[str, Callable[..., Iterator[Known]]]] = {"a": _constructed, "b": _planted}
 
 # of whole heatmaps those that explain nothing again: maps of known quality have no method
 WHOLE: Final = tuple(
@@ -47,7 +60,11 @@ DEFAULT_MEASURES: Final = (
 )
 DEFAULT_METHODS: Final = (
     *("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam"),
-    *("hires_cam", "layer_cam", "seg_xres_cam", "ablation_cam", "occlusion", "rise"),
+    *("hires_cam", "layer_cam", "seg_xres_cam", "occlusion"),
+    *(["integrated_gradients"] if find_spec("captum") else []),
+)
+ALL_METHODS: Final = tuple(
+    name for name in METHODS if find_spec("captum") or name not in ("integrated_gradients", "input_x_gradient")
 )
 WANTED_TAU, WANTED_FIRST, WANTED_RECALL = 0.8, 0.95, 0.5
 SEEN: Final = ("occlusion", "integrated_gradients")  # the positive control
@@ -130,6 +147,7 @@ def run(
     layers: Sequence[str] | None = None,
     fills: Sequence[str] = evidence.FILLS,
     scenes: int | None = None,
+    full: bool = False,
     seed: int = 0,
     command: str = "",
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
@@ -137,7 +155,8 @@ def run(
     """Judge measures and methods on tiers of known truth and write everything to the folder `out`.
 
     shapley.csv, measures.csv, methods.csv (tables), scenes.csv and method_maps.csv (a line a scene
-    or map), maps.parquet (every value), cards.json, and figures. Whole-heatmap measures are taken
+    or map), maps.parquet (every value), cards.json, and figures. `full`: all networks, and more
+    scenes, where `scenes` does not say how many. Whole-heatmap measures are taken
     under the last of `fills`, methods hide with it. `progress(done, total, what)`.
 
     Raises:
@@ -155,7 +174,7 @@ def run(
         raise SegproofError("nothing to judge", "a tier, a fill, a method or measure", "name them")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    knowns = [known for tier in tiers for known in TIERS[tier](scenes or SCENES[tier], seed)]
+    knowns = [known for tier in tiers for known in TIERS[tier](scenes, seed, full=full)]
     jobs = [job for job, asked in ((1, cut or whole), (2, methods)) if asked]
     total, before = len(jobs) * len(knowns), 0
 

@@ -69,6 +69,8 @@ DEMO_TILES: Final = 16
 DEMO_SIZE: Final = 224  # px; 67 m at 0.3 m: sixteen such tiles take about four minutes on two cores
 DEMO_SEED: Final = 77  # the shipped network was trained on other seeds
 
+_METHODS: Final = ",".join(benchmark.DEFAULT_METHODS)
+_MEASURES: Final = ",".join(benchmark.DEFAULT_MEASURES)
 _LEVELS: Final = ("thresholds", "areas", "masses")
 _LISTS: Final[dict[str, Sequence[str]]] = {
     "methods": tuple(name for name in METHODS if name not in LAYERLESS),
@@ -587,16 +589,19 @@ def evidence_command(
     ] = ",".join(benchmark.TIERS),
     method: Annotated[
         str, Parameter(help="a,b; all; none; python:MODULE:FUNCTION for your own.")
-    ] = ",".join(benchmark.DEFAULT_METHODS),
+    ] = _METHODS,
     measure: Annotated[
         str, Parameter(help="a,b; all; none; python:MODULE:FUNCTION for your own.")
-    ] = ",".join(benchmark.DEFAULT_MEASURES),
+    ] = _MEASURES,
     layers: Annotated[str | None, Parameter(help="Aliases or paths. [all worth it]")] = None,
     fills: Annotated[
         str,
         Parameter(help=f"a,b of absent (the ideal one), {', '.join(FILLS)}; methods: the last."),
     ] = ",".join(evidence.FILLS),
     scenes: Annotated[int | None, Parameter(help="Scenes for each network.")] = None,
+    full: Annotated[
+        bool, Parameter(negative=(), help="All networks, methods and measures: half an hour.")
+    ] = False,
     seed: Annotated[int, Parameter(help="Of scenes and maps.")] = 0,
     allow_code: Annotated[
         bool, Parameter("--allow-code", negative=(), help="Let python:MODULE:FUNCTION run.")
@@ -607,10 +612,10 @@ def evidence_command(
     Says which measures order maps of known quality rightly, and which methods find a cue that the
     network needs. Writes measures.csv, methods.csv, cards.json, figures and what they are made of.
     """
-    torch.set_num_threads(1)  # the networks are small: threads would wait for each other
     _keep_large_blocks()
-    chosen = _names(measure, (*evidence.CUT_MEASURES, *benchmark.WHOLE)) or ()
-    asked = _names(method, tuple(METHODS)) or ()
+    every = (*evidence.CUT_MEASURES, *benchmark.WHOLE)
+    chosen = _names("all" if full and measure == _MEASURES else measure, every) or ()
+    asked = _names("all" if full and method == _METHODS else method, benchmark.ALL_METHODS) or ()
     known_fills = ("absent", *FILLS)
     under = _names(fills, known_fills) or ()
     for name in under:
@@ -618,6 +623,7 @@ def evidence_command(
             raise UnknownNameError.of("fill", name, known_fills)
     words = ["segproof evidence", f"--tier {tier}", f"--seed {seed}"]
     words += [f"--scenes {scenes}"] if scenes else []
+    words += ["--full"] if full else []
     with progress_bar(err, "networks x scenes") as advance:
         found = benchmark.run(
             out_,
@@ -627,6 +633,7 @@ def evidence_command(
             layers=_names(layers),
             fills=under,
             scenes=scenes,
+            full=full,
             seed=seed,
             command=" ".join(words),
             progress=lambda done, total, what: advance(done, total, what),

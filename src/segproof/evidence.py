@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from scipy import ndimage
 from scipy.stats import rankdata
 from torch import Tensor
 
-from segproof.cam import INPUT_LAYER, LAYERLESS, Method
+from segproof.cam import Method
 from segproof.capture import Capture, capture
 from segproof.errors import DataError
 from segproof.explain import clean_of, explain_capture, fuse, resolve_method, with_baseline
@@ -397,10 +396,8 @@ def _seen(known: Known, layers: Sequence[str] = ()) -> Capture:
 
 
 def _confidences(known: Known, seen: Capture, pictures: Sequence[Tensor]) -> list[float]:
-    found: list[float] = []
-    for part in _chunks(pictures, BATCH):
-        found += _read(known, seen, torch.stack(part))["confidence"].tolist()
-    return found
+    parts = torch.split(torch.stack(list(pictures)), BATCH)
+    return [float(value) for part in parts for value in _read(known, seen, part)["confidence"]]
 
 
 def _read(known: Known, seen: Capture, pictures: Tensor) -> dict[str, Tensor]:
@@ -416,31 +413,36 @@ def _read(known: Known, seen: Capture, pictures: Tensor) -> dict[str, Tensor]:
 
 
 def _shown(known: Known, seen: Capture, fill: Fill, regions: Sequence[Tensor]) -> Shown:
-    target = seen.bound.region[0]
-    single = torch.stack([torch.ones_like(target), target])
-    base = _read(known, seen, fill(seen.images, single))
-
-    def read(keep: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        parts = [
-            _read(known, seen, fill(seen.images, torch.stack([keep(region) for region in part])))
-            for part in _chunks(regions, BATCH)
+    target, region = seen.bound.region[0], torch.stack(list(regions))
+    keep = torch.cat(
+        [
+            torch.stack([torch.ones_like(target), target]),
+            keep_mask("background_only", region, target),
+            keep_mask("highlighted_only", region, target),
+            keep_mask("highlighted_and_target", region, target),
+            ~(region & ~target),
         ]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    )
+    # maps without heat outside R, and several levels of one plateau, show the same pictures
+    distinct, place = torch.unique(keep, dim=0, return_inverse=True)
+    parts = [
+        _read(known, seen, fill(seen.images, part)) for part in torch.split(distinct, BATCH)
+    ]
+    read = {name: torch.cat([part[name] for part in parts])[place] for name in parts[0]}
+    count = len(region)
+
+    def strategy(number: int) -> dict[str, Tensor]:
+        start = 2 + number * count
+        return {name: value[start : start + count] for name, value in read.items()}
 
     return Shown(
-        clean={name: float(value[0]) for name, value in base.items()},
-        target_only={name: float(value[1]) for name, value in base.items()},
-        m1=read(lambda region: keep_mask("background_only", region, target)),
-        m2=read(lambda region: keep_mask("highlighted_only", region, target)),
-        m3=read(lambda region: keep_mask("highlighted_and_target", region, target)),
-        outside=read(lambda region: ~(region & ~target)),
+        clean={name: float(value[0]) for name, value in read.items()},
+        target_only={name: float(value[1]) for name, value in read.items()},
+        m1=strategy(0),
+        m2=strategy(1),
+        m3=strategy(2),
+        outside=strategy(3),
     )
-
-
-def _chunks(items: Sequence[Tensor], size: int) -> Iterator[list[Tensor]]:
-    rest = iter(items)
-    while part := list(islice(rest, size)):
-        yield part
 
 
 def measure_cards(judged: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -527,7 +529,8 @@ def judge_methods(
     the share of all heat that lies on the cue; `quality`, as `average_precision`; `twin_cue`, the
     share of the cue in what the map has more than that of the twin: the network of the same scene
     without a cue. Maps that are flat found nothing: 0. Controls: random blobs, p_c, the object.
-    `fused` adds each method's mean over all layers, `fill` is what masked-input methods hide with.
+    `fused` adds each method's mean over encoder stages and over decoder blocks, `fill` is what
+    masked-input methods hide with.
     """
     rows: list[list[Any]] = []
     maps: dict[tuple[str, ...], Tensor] = {}
@@ -569,12 +572,13 @@ def _method_maps(
     found = explain_capture(seen, model, chosen, paths, target)
     for item in found:
         yield item.method, item.layer, item.heatmap(), item.status, item.forwards + 1
-    for name in chosen:
-        parts = [item for item in found if item.method == name and item.layer != INPUT_LAYER]
-        if fused and name not in LAYERLESS and len(parts) > 1:
-            joined = fuse(parts, "mean")
-            spent = 1 + sum(item.forwards for item in parts)
-            yield name, "fused:mean", joined.heatmap(), joined.status, spent
+    for name in chosen if fused else ():
+        for end in ("encoder", "decoder"):
+            parts = [item for item in found if item.method == name and item.layer.startswith(end)]
+            if len(parts) > 1:
+                joined = fuse(parts, "mean")
+                spent = 1 + sum(item.forwards for item in parts)
+                yield name, f"fused:{end}", joined.heatmap(), joined.status, spent
     p = probabilities(seen.logits, seen.bound.activation)[0, seen.bound.class_index]
     yield "control:random", "", random_blobs(size, _drawn(known, seed, "random", 0)), "ok", 0
     yield "control:p_c", "", p, "ok", 1
