@@ -170,7 +170,7 @@ class _Stage(nn.Module):
 
 class SegFormer(nn.Module):
     """After SegFormer: attention over the whole picture at strides 2, 4 and 8, then a perceptron
-    over all three; one logit [N, 1, H / 2, W / 2].
+    over all three. Each token of stride 2 gives the logits of its 2 x 2 pixels.
     """
 
     def __init__(self) -> None:
@@ -182,10 +182,10 @@ class SegFormer(nn.Module):
         self.fuse = nn.Sequential(
             nn.Conv2d(3 * 32, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
         )
-        self.head = nn.Conv2d(32, 1, 1)
+        self.head = nn.Conv2d(32, 4, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, 1, H / 2, W / 2]; the sides are multiples of 8."""
+        """Logits [N, 1, H, W]; the sides are multiples of 8."""
         levels: list[Tensor] = []
         x = images
         for stage, join in zip(self.encoder, self.decoder, strict=True):
@@ -196,12 +196,10 @@ class SegFormer(nn.Module):
                 if levels
                 else level
             )
-        logits: Tensor = self.head(self.fuse(torch.cat(levels, dim=1)))
-        return logits
+        return F.pixel_shuffle(self.head(self.fuse(torch.cat(levels, dim=1))), 2)
 
 
 NETS: Final[dict[str, Callable[[], nn.Module]]] = {
     "unet": UNet,
     "deeplab": DeepLab,
-    "segformer": SegFormer,
 }

@@ -299,7 +299,7 @@ def _paint_cue(picture: Array, layout: Layout, index: int) -> None:
 
 
 # steps and greatest learning rate, by architecture
-SCHEDULES: Final = {"unet": (350, 6e-3), "deeplab": (400, 6e-3), "segformer": (900, 2e-3)}
+SCHEDULES: Final = {"unet": (350, 6e-3), "deeplab": (400, 6e-3), "segformer": (800, 3e-3)}
 NETWORKS: Final = tuple(
     f"{cue}-{net}{end}" for cue in CUES for net in NETS for end in ("", "-twin")
 )

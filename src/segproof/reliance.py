@@ -107,16 +107,20 @@ def _tile(name: str, image: Array, mask: Bool, rng: Generator) -> _Tile:
     inner[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS] = True
     roofs = []
     for number, at in enumerate(ndimage.find_objects(numbers), start=1):
-        own = numbers == number
+        around = tuple(slice(max(0, side.start - 24), side.stop + 24) for side in at)
+        own = numbers[around] == number
         if own.sum() < _LEAST:
             continue
         near = ndimage.distance_transform_edt(~own)
-        rival = ndimage.distance_transform_edt(~(mask & ~own)) if (mask & ~own).any() else 1e3
-        fit = inner & (outside > _RADIUS + 1) & (near < _RADIUS + 4) & (rival > near + 4)
-        spots = np.argwhere(fit)
+        others = mask[around] & ~own
+        rival = ndimage.distance_transform_edt(~others) if others.any() else 1e3
+        beside = (outside[around] > _RADIUS + 1) & (near < _RADIUS + 4) & (rival > near + 4)
+        spots = np.argwhere(inner[around] & beside) + [side.start for side in around]
         if len(spots):
             spots = spots[rng.permutation(len(spots))[:_SPOTS]]
-            roofs.append(_Roof(number, (at[0], at[1]), float(brightness[own].mean()), spots))
+            roofs.append(
+                _Roof(number, (at[0], at[1]), float(brightness[around][own].mean()), spots)
+            )
     far = np.argwhere(inner & (outside > _RADIUS + 10))
     return _Tile(name, image, numbers, tuple(roofs), far[rng.permutation(len(far))[:500]])
 
