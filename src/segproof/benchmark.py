@@ -19,7 +19,7 @@ from segproof.cam import METHODS, Method
 from segproof.constructed import constructed
 from segproof.errors import SegproofError, StudyError, UnknownNameError
 from segproof.judge import Card, Known, MapMeasure
-from segproof.planted import NETWORKS, planted, shipped
+from segproof.planted import NETWORKS, planted
 from segproof.results import write_atomic
 from segproof.settings import MAP_MEASURES
 
@@ -34,7 +34,7 @@ __all__ = [
     "verdict",
 ]
 
-FEW: Final = ("shadow-unet", "marker-deeplab", "texture-segformer")  # a cue and a family each
+FEW: Final = ("shadow-unet", "marker-deeplab", "texture-unet")  # every cue, both families
 
 
 def _constructed(scenes: int | None, seed: int, *, full: bool) -> Iterator[Known]:
@@ -43,8 +43,7 @@ def _constructed(scenes: int | None, seed: int, *, full: bool) -> Iterator[Known
 
 def _planted(scenes: int | None, seed: int, *, full: bool) -> Iterator[Known]:
     few = [name for name in NETWORKS if name.removesuffix("-twin") in FEW]
-    names = [name for name in (NETWORKS if full else few) if name in shipped()]
-    return planted(names, scenes=scenes or (4 if full else 2), seed=seed)
+    return planted(NETWORKS if full else few, scenes=scenes or (4 if full else 2), seed=seed)
 
 
 TIERS: Final[dict[str, Callable[..., Iterator[Known]]]] = {"a": _constructed, "b": _planted}
@@ -64,7 +63,7 @@ DEFAULT_METHODS: Final = (
     *(["integrated_gradients"] if find_spec("captum") else []),
 )
 ALL_METHODS: Final = tuple(
-    name for name in METHODS if find_spec("captum") or name not in ("integrated_gradients", "input_x_gradient")
+    name for name in METHODS if find_spec("captum") or "gradient" not in name or "_cam" in name
 )
 WANTED_TAU, WANTED_FIRST, WANTED_RECALL = 0.8, 0.95, 0.5
 SEEN: Final = ("occlusion", "integrated_gradients")  # the positive control

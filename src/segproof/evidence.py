@@ -425,9 +425,7 @@ def _shown(known: Known, seen: Capture, fill: Fill, regions: Sequence[Tensor]) -
     )
     # maps without heat outside R, and several levels of one plateau, show the same pictures
     distinct, place = torch.unique(keep, dim=0, return_inverse=True)
-    parts = [
-        _read(known, seen, fill(seen.images, part)) for part in torch.split(distinct, BATCH)
-    ]
+    parts = [_read(known, seen, fill(seen.images, part)) for part in torch.split(distinct, BATCH)]
     read = {name: torch.cat([part[name] for part in parts])[place] for name in parts[0]}
     count = len(region)
 
