@@ -612,6 +612,7 @@ def evidence_command(
     Says which measures order maps of known quality rightly, and which methods find a cue that the
     network needs. Writes measures.csv, methods.csv, cards.json, figures and what they are made of.
     """
+    torch.set_num_threads(1)  # the networks are small, and figures the same on every machine
     _keep_large_blocks()
     every = (*evidence.CUT_MEASURES, *benchmark.WHOLE)
     chosen = _names("all" if full and measure == _MEASURES else measure, every) or ()
