@@ -156,7 +156,8 @@ def run(
     shapley.csv, measures.csv, methods.csv (tables), scenes.csv and method_maps.csv (a line a scene
     or map), maps.parquet (every value), cards.json, and figures. `full`: all networks, and more
     scenes, where `scenes` does not say how many. Whole-heatmap measures are taken
-    of every other scene, under the last of `fills`; methods hide with it. `progress(done, total, what)`.
+    of every other scene, under the last of `fills`; methods hide with it. `progress(done, total,
+    what)`.
 
     Raises:
         UnknownNameError: a tier, method or measure that does not exist.
