@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.random import PCG64, Generator
+from scipy import ndimage
 from torch import Tensor, nn
 
 from segproof import reliance as module

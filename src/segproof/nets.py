@@ -202,4 +202,5 @@ class SegFormer(nn.Module):
 NETS: Final[dict[str, Callable[[], nn.Module]]] = {
     "unet": UNet,
     "deeplab": DeepLab,
+    "segformer": SegFormer,
 }

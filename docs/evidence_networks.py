@@ -1,0 +1,59 @@
+"""Renew the tables of "The networks" in evidence.md.
+
+python docs/evidence_networks.py [TRAIN TEST]
+
+Without folders the first table alone: interventions on the shipped networks. TRAIN and TEST are
+folders of tiles with roofs, such as whu/train and whu/test; four networks are trained on them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from segproof import FolderDataset
+from segproof.planted import NETWORKS, accept, planted_model
+from segproof.reliance import reliance, table
+
+PAGE = Path(__file__).with_name("evidence.md")
+
+
+def interventions() -> str:
+    lines = [
+        "| network | IoU | cue removed | inserted | roof removed | others | worst | parameters |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in NETWORKS:
+        model = planted_model(name)
+        made = accept(model, name.split("-")[0], twin=name.endswith("-twin"))
+        size = sum(weights.numel() for weights in model.parameters())
+        lines.append(
+            f"| {name} | {made.iou:.3f} | {-made.cue_removed:+.3f} | {made.cue_inserted:+.3f} |"
+            f" {-made.roof_removed:+.3f} | {made.others:.4f} | {made.worst:.3f} | {size:,} |"
+        )
+    return "\n".join(lines)
+
+
+def put(text: str, name: str, made: str) -> str:
+    found, times = re.subn(
+        rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+        lambda at: f"{at[1]}{made}\n{at[2]}",
+        text,
+        flags=re.DOTALL,
+    )
+    if times != 1:
+        raise SystemExit(f"{PAGE.name} has {times} places for {name}; expected one")
+    return found
+
+
+def main(folders: list[str]) -> None:
+    text = put(PAGE.read_text(encoding="utf-8"), "interventions", interventions())
+    if folders:
+        train, test = (FolderDataset(folder) for folder in folders)
+        text = put(text, "reliance", table(reliance(train, test)))
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
