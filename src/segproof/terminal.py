@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.table import Table
 from segproof import tables
 from segproof.benchmark import Evidence
 from segproof.compare import Compared
-from segproof.judge import Card
+from segproof.judge import Card, tested
 from segproof.measures import MeasureInfo
 from segproof.tables import Tables
 
@@ -31,6 +31,15 @@ __all__ = [
 
 
 MOST = 15  # lines of a brief ranking
+TESTED: Final = {  # what the evidence calls the uses of a measure of one shown picture
+    "confidence": (
+        ("M1", "m1_confidence", "area"),
+        ("M2", "m2_confidence", "area"),
+        ("M2 - M1", "contrast", "area"),
+    ),
+    "certainty": (("M3", "m3_certainty", "area"),),
+    "iou": (("IoU drop", "iou_drop", "area"),),
+}
 
 
 def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
@@ -135,6 +144,11 @@ def print_cards(out: Console, known: Mapping[str, MeasureInfo | Card]) -> None:
             out.print(f"  {escape(said)}")
             out.print(f"  costs {escape(card.forwards)}; source {card.source or 'this project'}")
             out.print(f"  misleads: {escape(card.failure)}", style="dim")
+        for label, key, kind in TESTED.get(name, (("", name, "map"),)):
+            found = [f"tier {c['tier']} {c['tau']:.2f}" for c in tested(key, kind)]
+            if found:
+                what = f"{label}: " if label else ""
+                out.print(f"  {what}tau with the known truth: {', '.join(found)}", style="dim")
 
 
 def print_comparison(out: Console, made: Compared) -> None:
