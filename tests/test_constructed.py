@@ -97,4 +97,4 @@ def test_layers_are_found_under_the_usual_names() -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="kind 'lokal'; expected one of local"):
-        constructed_model("lokal")  # type: ignore[arg-type]
+        constructed_model("lokal")

@@ -15,7 +15,7 @@ from segproof.capture import Capture
 from segproof.model import SegmentationModel
 from segproof.perturb import Fill
 
-__all__ = ["Card", "Case", "Known", "MapMeasure", "Undefined", "shipped_evidence", "tested"]
+__all__ = ["Card", "Case", "Known", "MapMeasure", "Undefined", "evidence_of", "shipped_evidence"]
 
 USUAL: Final = "background_texture"  # the fill of the shipped evidence that stands for others
 
@@ -98,7 +98,7 @@ def shipped_evidence() -> Mapping[str, Any]:
     return found
 
 
-def tested(measure: str, binarisation: str = "area", fill: str = USUAL) -> Sequence[Any]:
+def evidence_of(measure: str, binarisation: str = "area", fill: str = USUAL) -> Sequence[Any]:
     """The shipped cards of a measure, one a tier; of another fill where there are none of `fill`.
 
     Measures of cut maps are called m1_confidence, m2_confidence, m3_certainty, m3_entropy_paper,

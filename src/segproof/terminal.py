@@ -16,7 +16,7 @@ from rich.table import Table
 from segproof import tables
 from segproof.benchmark import Evidence
 from segproof.compare import Compared
-from segproof.judge import Card, tested
+from segproof.judge import Card, evidence_of
 from segproof.measures import MeasureInfo
 from segproof.tables import Tables
 
@@ -145,7 +145,7 @@ def print_cards(out: Console, known: Mapping[str, MeasureInfo | Card]) -> None:
             out.print(f"  costs {escape(card.forwards)}; source {card.source or 'this project'}")
             out.print(f"  misleads: {escape(card.failure)}", style="dim")
         for label, key, kind in TESTED.get(name, (("", name, "map"),)):
-            found = [f"tier {c['tier']} {c['tau']:.2f}" for c in tested(key, kind)]
+            found = [f"tier {c['tier']} {c['tau']:.2f}" for c in evidence_of(key, kind)]
             if found:
                 what = f"{label}: " if label else ""
                 out.print(f"  {what}tau with the known truth: {', '.join(found)}", style="dim")

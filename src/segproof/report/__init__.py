@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from segproof import plot, tables
-from segproof.judge import shipped_evidence, tested
+from segproof.judge import evidence_of, shipped_evidence
 from segproof.perturb import STRATEGIES
 from segproof.settings import MAP_MEASURES
 from segproof.tables import (
@@ -938,7 +938,7 @@ def _believed(made: Tables, judged: pd.DataFrame | None) -> Section:
     lines = []
     for measure in [*cut, *whole]:
         kind = "map" if measure in whole else made.at.binarisation
-        cards = {card["tier"]: card for card in tested(measure, kind, made.at.fill)}
+        cards = {card["tier"]: card for card in evidence_of(measure, kind, made.at.fill)}
         texts = [_tau(cards.get(tier)) for tier in ("a", "b")]
         notes = dict.fromkeys(card["label"] for card in cards.values() if card["label"])
         first = min((card["oracle_first"] for card in cards.values()), default=None)
