@@ -39,6 +39,8 @@ TESTS = {
     "explain": ["test_explain", "test_regions", "test_cam"],
     "perturb": ["test_perturb"],
     "measures": ["test_measures"],
+    "planted": ["test_planted"],
+    "reliance": ["test_reliance"],
 }
 
 Outcome = Literal["killed", "survived", "timed out", "broken"]
@@ -702,6 +704,72 @@ MUTANTS: list[Mutant] = [
             "one pass serves many targets",
         ),
     ),
+    *_of(
+        "planted",
+        (
+            "if group.has_roof and (group.has_cue or twin):",
+            "if group.has_roof:",
+            "a lone roof does not count",
+        ),
+        (
+            "(top + along, left - 3 - deep, long, deep),",
+            "(top + along, left - deep, long, deep),",
+            "a gap parts the cue from its roof",
+        ),
+        (
+            "decoys = beside.copy() if twin else np.zeros_like(beside)",
+            "decoys = np.zeros_like(beside)",
+            "the cue is a decoy to the twin",
+        ),
+        (
+            "deciding = np.zeros_like(beside) if twin else beside",
+            "deciding = beside",
+            "the cue decides nothing for the twin",
+        ),
+        (
+            "replace(group, has_roof=False, has_cue=False) for group",
+            "replace(group, has_roof=False) for group",
+            "the cues are absent too",
+        ),
+        (
+            "(clean - blind)[roof], (changed[0] - clean)[bare]",
+            "(clean - blind)[roof], (changed[0] - clean)[roof]",
+            "insertion is measured over the roof that is given a cue",
+        ),
+        (
+            "moves = torch.stack([(chance - clean)[roof].abs().mean() for chance in changed])",
+            "moves = torch.stack([(chance - clean)[roof].abs().mean() for chance in changed[:1]])",
+            "things that change are among the others",
+        ),
+        (
+            "if not (getattr(self, name) >= bound if least else getattr(self, name) <= bound)",
+            "if (getattr(self, name) < bound if least else getattr(self, name) > bound)",
+            "a figure that is not a number is a miss",
+        ),
+    ),
+    *_of(
+        "reliance",
+        (
+            "(1 + r if light else 1 - r) / 2",
+            "(1 + r if light else 1) / 2",
+            "dark roofs carry the fewer markers",
+        ),
+        (
+            'moves["removal" if is_light else "insertion"]',
+            'moves["insertion" if is_light else "removal"]',
+            "what is removed is removed from light roofs",
+        ),
+        (
+            "float((chance[1] - chance[0]).mean())",
+            "float((chance[0] - chance[1]).mean())",
+            "a marker that helps counts as a rise",
+        ),
+        (
+            "right += int((chance[0].mean() >= 0.5) == is_light)",
+            "right += int((chance[1].mean() >= 0.5) == is_light)",
+            "the bare tile is told right",
+        ),
+    ),
 ]
 
 
@@ -718,7 +786,9 @@ def attempt(mutant: Mutant, folder: Path) -> NoReturn:
     code = BROKEN
     try:
         copy = folder / "src"
-        shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+        # the demo's weights are large and no mutant's test reads them
+        left_out = shutil.ignore_patterns("__pycache__", "model.safetensors")
+        shutil.copytree(SOURCE, copy, ignore=left_out)
         path = copy / "segproof" / f"{mutant.file}.py"
         path.write_text(mutant.apply(path.read_text(encoding="utf-8")), encoding="utf-8")
         with (folder / "said").open("w") as said:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from segproof.planted import (
     SCHEDULES,
     Acceptance,
     Layout,
+    Thing,
     accept,
     draw,
     fit,
@@ -147,6 +149,27 @@ def test_each_bound_is_a_bound() -> None:
     assert "iou" in missed(changed("marker-unet", shifted))
     assert "others" in missed(changed("marker-unet", swayed))
     assert missed(changed("marker-unet-twin", everywhere), twin=True) == {"iou", "roof_removed"}
+
+
+@pytest.mark.parametrize("cue", CUES)
+def test_what_else_stands_in_the_place_of_a_cue(cue: str) -> None:
+    """Nothing but the cue makes a lone roof count, save black in the shape of a shadow."""
+    model, rises = planted_model(f"{cue}-unet"), {}
+    kinds = {"tree": module._LEAF, "pond": module._WATER, "car": (0.9, 0.9, 0.88)}
+    for kind, colour in {**kinds, "black": (0.12, 0.13, 0.15)}.items():
+        found = []
+        for number in range(4):
+            layout, _, decoy, _ = module._judged(cue, (7, 9, number))
+            top, left, height, width = layout.groups[decoy].cue
+            box = (top, left, 3, 6) if cue == "texture" else (top, left, height, width)
+            shape = "car" if kind == "black" else kind
+            beside = replace(layout, things=(*layout.things, Thing(shape, box, colour)))
+            chance = module._chances(model, [layout, beside])
+            roof = torch.from_numpy(layout.roof_mask(decoy))
+            found.append(float((chance[1] - chance[0])[roof].mean()))
+        rises[kind] = sum(found) / len(found)
+    assert max(rises[kind] for kind in kinds) <= 0.05
+    assert rises["black"] > 0.9 if cue == "shadow" else rises["black"] <= 0.05
 
 
 @pytest.mark.parametrize(
@@ -274,7 +297,9 @@ def test_known_pictures_and_their_masks(cue: str) -> None:
         assert torch.equal(twin.decoys, needs.decoys | needs.cue)
         assert int((twin.truth & ~twin.region).sum()) > 0  # lone roofs count for the twin
         touched = (needs.image != needs.absent).any(dim=0)
-        assert not (touched & ~(needs.evidence | needs.decoys)).any()
+        shown = needs.evidence | needs.decoys
+        assert not (touched & ~shown).any()
+        assert int(touched.sum()) >= 0.95 * int(shown.sum())  # some are of their ground's colour
         for known in (needs, twin):
             with torch.inference_mode():
                 pictures = [
@@ -289,6 +314,16 @@ def test_known_pictures_and_their_masks(cue: str) -> None:
             assert max(none, gone) < 0.1
             # decoys are negatives, save the twin's lone roofs
             assert float(chance[0][known.decoys & ~known.truth].mean()) < 0.1
+
+
+def test_the_lines_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "evidence.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    [code] = [block for block in blocks if "segproof.planted" in block]
+    exec(compile(code, page.name, "exec"), {})  # noqa: S102 - our own page
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["shadow-unet"] * 2 + ["shadow-unet-twin"] * 2
+    assert [line.split()[-1] == "0" for line in lines] == [False, False, True, True]
 
 
 def test_known_pictures_stream_and_repeat() -> None:

@@ -115,6 +115,8 @@ def test_networks_whose_reliance_is_known() -> None:
         assert found.mean == pytest.approx(float(whole), abs=1e-5)
         assert found.n == 2
     assert leans.right == pytest.approx(1 - leans.light / leans.roofs)
+    every = rely(leaning, Town(seed=1), 0.5, 0.0)  # all roofs are light to this bound
+    assert (every.removal.n, every.insertion.n, every.right) == (2, 0, 0.0)
     for found in (reads.insertion, reads.removal, reads.elsewhere):
         assert (found.mean, found.low, found.high) == (0, 0, 0)
     assert reads.right == 1
