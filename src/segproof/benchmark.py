@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +17,12 @@ import pandas as pd
 from segproof import evidence, plot
 from segproof.cam import METHODS, Method
 from segproof.constructed import constructed
+from segproof.data import SampleSource
 from segproof.errors import SegproofError, StudyError, UnknownNameError
 from segproof.judge import Card, Known, MapMeasure
 from segproof.planted import NETWORKS, planted
+from segproof.reliance import reliance
+from segproof.reliance import table as reliance_table
 from segproof.results import write_atomic
 from segproof.settings import MAP_MEASURES
 
@@ -47,6 +50,7 @@ def _planted(scenes: int | None, seed: int, *, full: bool) -> Iterator[Known]:
 
 
 TIERS: Final[dict[str, Callable[..., Iterator[Known]]]] = {"a": _constructed, "b": _planted}
+REAL: Final = "c"  # networks trained on real tiles with a pasted marker, which do not ship
 
 # of whole heatmaps those that explain nothing again: maps of known quality have no method
 WHOLE: Final = tuple(
@@ -79,6 +83,7 @@ class Evidence:
     measures: pd.DataFrame
     method_maps: pd.DataFrame
     methods: pd.DataFrame
+    reliance: str = ""  # tier c, a table as text
 
 
 def choose_measures(
@@ -149,13 +154,15 @@ def run(
     full: bool = False,
     seed: int = 0,
     command: str = "",
+    tiles: tuple[SampleSource, SampleSource] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Evidence:
     """Judge measures and methods on tiers of known truth and write everything to the folder `out`.
 
     shapley.csv, measures.csv, methods.csv (tables), scenes.csv and method_maps.csv (a line a scene
     or map), maps.parquet (every value), cards.json, and figures. `full`: all networks, and more
-    scenes, where `scenes` does not say how many. Whole-heatmap measures are taken
+    scenes, where `scenes` does not say how many; `tiles`, to train and to test on, are for tier c,
+    reliance.md. Whole-heatmap measures are taken
     of every other scene, under the last of `fills`; methods hide with it. `progress(done, total,
     what)`.
 
@@ -168,13 +175,21 @@ def run(
         if isinstance(name, str) and name not in METHODS:
             raise UnknownNameError.of("method", name, METHODS)
     for tier in tiers:
-        if tier not in TIERS:
-            raise UnknownNameError.of("tier", tier, TIERS)
+        if tier not in (*TIERS, REAL):
+            raise UnknownNameError.of("tier", tier, (*TIERS, REAL))
+    if REAL in tiers and tiles is None:
+        raise StudyError(
+            f"tier {REAL} without tiles",
+            "two folders of tiles with roofs",
+            "give them with --train and --test",
+        )
     if not tiers or not fills or not (methods or measures):
         raise SegproofError("nothing to judge", "a tier, a fill, a method or measure", "name them")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    knowns = [known for tier in tiers for known in TIERS[tier](scenes, seed, full=full)]
+    knowns = [
+        known for tier in tiers if tier != REAL for known in TIERS[tier](scenes, seed, full=full)
+    ]
     # a measure of a whole map costs as much as all cuts of it: every other scene has to do
     few = _every_other(knowns)
     parts = ((cut, knowns), (whole, few), (methods, knowns))
@@ -212,7 +227,15 @@ def run(
         method_maps=method_maps,
         methods=evidence.method_table(method_maps, seed=seed) if methods else method_maps,
     )
-    _write(folder, found, fills, {"command": command, "seed": seed, "tiers": list(tiers)})
+    judged_tiers = [tier for tier in tiers if tier != REAL]
+    _write(folder, found, fills, {"command": command, "seed": seed, "tiers": judged_tiers})
+    if REAL in tiers and tiles is not None:
+        rows = reliance(
+            *tiles, seed=seed, progress=lambda step, steps, _loss: progress(step, steps, "tier c")
+        )
+        text = reliance_table(rows) + "\n"
+        _save(folder / "reliance.md", text.encode())
+        found = replace(found, reliance=text)
     return found
 
 

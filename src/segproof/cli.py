@@ -585,7 +585,8 @@ def evidence_command(
     *,
     out_: Annotated[Path, Parameter("--out", help="Folder to write to.")],
     tier: Annotated[
-        str, Parameter(help=f"a,b of {', '.join(benchmark.TIERS)}; a: networks built by hand.")
+        str,
+        Parameter(help="a: networks built by hand; b: trained on scenes; c: on --train, --test."),
     ] = ",".join(benchmark.TIERS),
     method: Annotated[
         str, Parameter(help="a,b; all; none; python:MODULE:FUNCTION for your own.")
@@ -599,6 +600,8 @@ def evidence_command(
         Parameter(help=f"a,b of absent (the ideal one), {', '.join(FILLS)}; methods: the last."),
     ] = ",".join(evidence.FILLS),
     scenes: Annotated[int | None, Parameter(help="Scenes for each network.")] = None,
+    train: Annotated[Path | None, Parameter(help="Tier c: folder of tiles with roofs.")] = None,
+    test: Annotated[Path | None, Parameter(help="Tier c: tiles to measure on.")] = None,
     full: Annotated[
         bool, Parameter(negative=(), help="All networks, methods and measures: half an hour.")
     ] = False,
@@ -635,11 +638,14 @@ def evidence_command(
             fills=under,
             scenes=scenes,
             full=full,
+            tiles=None if not train or not test else (FolderDataset(train), FolderDataset(test)),
             seed=seed,
             command=" ".join(words),
             progress=lambda done, total, what: advance(done, total, what),
         )
     print_evidence(out, found)
+    if found.reliance:
+        out.print(found.reliance, markup=False)
     for line in benchmark.verdict(found, under[-1]):
         out.print(f"[bold]{escape(line)}[/]")
     out.print(f"tables and figures: {escape(str(out_))}")
