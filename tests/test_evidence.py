@@ -103,6 +103,15 @@ def test_trained_networks_have_the_truth_that_they_claim() -> None:
         assert float(credit(known).sum()) == pytest.approx(1.0)
 
 
+def test_credit_is_spread_evenly_over_each_factor(scenes: list[Known]) -> None:
+    known = of_kind(scenes, "both")
+    worth = credit(known)
+    assert float(worth[known.cue].sum()) == pytest.approx(0.5, abs=1e-3)
+    assert float(worth[known.region].sum()) == pytest.approx(0.5, abs=1e-3)
+    assert len(worth[known.cue].unique()) == 1
+    assert float(worth[~known.evidence].sum()) == 0.0
+
+
 def test_evidence_that_is_only_claimed_is_refused(scenes: list[Known]) -> None:
     known = of_kind(scenes, "local")
     other = of_kind(scenes, "both")
