@@ -58,7 +58,7 @@ ALPHA = 0.05
 VALID_DROP = 0.5
 SHORT = {"background_only": "M1", "highlighted_only": "M2", "highlighted_and_target": "M3"}
 MEASURES = ("M1", "M2", "M3", "iou_drop")
-JOINED = "contrast"  # M2 - M1: alone M1 cannot see that something is missing, M2 that it is small
+JOINED = "contrast"  # M2 - M1: M1 cannot see a part missing, M2 ties poor maps
 LABELS = {
     "grad_cam": "Grad-CAM",
     "grad_cam_pp": "Grad-CAM++",

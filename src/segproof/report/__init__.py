@@ -986,7 +986,7 @@ def _joined(section: Section, made: Tables) -> None:
     head += [("95 % interval", True), ("Tiles", True), ("Beats random / p_c", False)]
     caption = (
         "Confidence with the region alone minus confidence without it: 1 where the region is all "
-        "that counts. M1 and IoU drop cannot see that a cause is missing; this can."
+        "that counts. M1 and IoU drop cannot see that a part of the cause is missing; this can."
     )
     section.add("grid", Grid(head, lines, caption))
 
