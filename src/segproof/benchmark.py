@@ -56,7 +56,9 @@ REAL: Final = "c"  # networks trained on real tiles with a pasted marker, which 
 WHOLE: Final = tuple(
     name for name, card in MAP_MEASURES.items() if "re-explanation" not in card.forwards
 )
-SLOW: Final = ("road", "road_morf", "road_lerf", "infidelity")  # the default leaves them out
+SLOW: Final = (  # the default leaves them out
+    *("road", "road_morf", "road_lerf", "infidelity", "deletion_outside", "insertion_outside"),
+)
 DEFAULT_MEASURES: Final = (
     *evidence.CUT_MEASURES,
     *(name for name in WHOLE if name not in SLOW),
