@@ -37,6 +37,8 @@ TESTS = {
     "model": ["test_model", "test_adapters", "test_capture"],
     "capture": ["test_capture"],
     "explain": ["test_explain", "test_regions", "test_cam"],
+    "evidence": ["test_evidence"],
+    "constructed": ["test_constructed"],
     "perturb": ["test_perturb"],
     "measures": ["test_measures"],
     "planted": ["test_planted"],
@@ -803,6 +805,68 @@ MUTANTS: list[Mutant] = [
             "right += int((chance[0].mean() >= 0.5) == is_light)",
             "right += int((chance[1].mean() >= 0.5) == is_light)",
             "the bare tile is told right",
+        ),
+    ),
+    *_of(
+        "evidence",
+        (
+            "gain = values[subset | 1 << place] - values[subset]",
+            "gain = values[subset | 1 << place]",
+            "a Shapley value is a gain",
+        ),
+        (
+            "weight = math.factorial(size) * math.factorial(count - size - 1)",
+            "weight = math.factorial(count - 1)",
+            "subsets of every size weigh as orders do",
+        ),
+        (
+            "worth[parts[name]] = value / int(parts[name].sum())",
+            "worth[parts[name]] = value",
+            "a factor's credit is spread over its pixels",
+        ),
+        (
+            "return float((precision * sorted_worth).sum() / worth.sum())",
+            "return float((precision * (sorted_worth > 0)).sum() / (worth > 0).sum())",
+            "a small cue that decides half counts half",
+        ),
+        (
+            'lambda s: s.m2["confidence"] - s.m1["confidence"]',
+            'lambda s: s.m2["confidence"] + s.m1["confidence"]',
+            "the contrast wants M1 low",
+        ),
+        ("~(region & ~target),", "~region,", "outside drop leaves R as it is"),
+        (
+            "values = np.where(np.isfinite(values), -values if lower else values, np.nan)",
+            "values = np.where(np.isfinite(values), values, np.nan)",
+            "the direction of a measure",
+        ),
+        (
+            "lowest = np.nanmin(scaled) - 1 if",
+            "lowest = np.nanmax(scaled) + 1 if",
+            "no number stands last",
+        ),
+        (
+            "recall = float((top & cue).sum() / cue.sum())",
+            "recall = float((top & cue).sum() / top.sum())",
+            "recall is a share of the cue",
+        ),
+        (
+            "more = (heat - other).clamp(min=0).double()",
+            "more = heat.double()",
+            "what the twin's map lacks",
+        ),
+    ),
+    *_of(
+        "constructed",
+        (
+            "rule.bias[0] = -1.0",
+            "rule.bias[0] = -0.4",
+            "roof alone is not enough for `both`",
+        ),
+        (
+            "first.weight[band, band] = 1 / 0.35",
+            "first.weight[band, band - 1] = 1 / 0.35",
+            "every band has its own channel",
         ),
     ),
 ]

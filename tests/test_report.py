@@ -12,6 +12,7 @@ import pytest
 
 from rows import METHODS, make_manifest, make_pictures, make_rows, make_tiles
 from segproof import plot, tables
+from segproof.judge import evidence_of
 from segproof.report import render
 
 SMALL = make_rows(2, areas=(), fills=("black",), methods=METHODS[:2])
@@ -77,10 +78,18 @@ def test_page_is_well_formed_and_verdict_comes_first(page: Any) -> None:
     assert order == sorted(order)
 
 
+def test_every_measure_shows_how_it_did_where_the_truth_is_known(page: Any) -> None:
+    for name, key in (("M1 confidence", "m1_confidence"), ("contrast", "contrast")):
+        [first, second] = sorted(evidence_of(key), key=lambda card: str(card["tier"]))
+        assert f"{name} {first['tau']:.2f} ({first['low']:.2f} to " in page.words
+        assert f"{second['tau']:.2f} ({second['low']:.2f} to " in page.words
+    assert "By the contrast of M2 and M1" in page.words
+
+
 def test_navigation_leads_to_sections(page: Any) -> None:
     ids = set(page.values("id"))
     links = page.values("href")
-    assert len(links) == 10
+    assert len(links) == 11
     assert all(link[1:] in ids for link in links)
 
 

@@ -88,6 +88,30 @@ def test_iou_drop_is_the_mean_over_levels_of_each_image() -> None:
     assert line["n"] == 2
 
 
+def test_the_contrast_is_m2_less_m1_of_the_same_cut() -> None:
+    parts = [
+        toy(m2, "confidence", "highlighted_only", level=level, method=method)
+        for method, level, m2 in (("b", 0.1, [0.8, 0.6]), ("a", 0.1, [0.9, 0.5]))
+    ]
+    parts += [
+        toy(m1, "confidence", "background_only", level=level, method=method)
+        for method, level, m1 in (("a", 0.1, [0.1, 0.4]), ("b", 0.1, [0.7, 0.5]))
+    ]
+    # shown in M1 alone, as the control that is only removed: no contrast
+    parts.append(toy([0.1, 0.1], "confidence", "background_only", method="c"))
+    found = tables.joined(pd.concat(parts, ignore_index=True)).set_index("method")
+    assert found["mean"].to_dict() == pytest.approx({"a": (0.8 + 0.1) / 2, "b": (0.1 + 0.1) / 2})
+    assert list(found.index) == ["a", "b"]
+    assert set(found["measure"]) == {"contrast"}
+
+
+def test_a_contrast_without_its_m1_is_missing() -> None:
+    shown = toy([0.9, 0.7], "confidence", "highlighted_only")
+    other = toy([0.9, 0.7], "confidence", "background_only", level=0.3)
+    found = tables.joined(pd.concat([shown, other], ignore_index=True))
+    assert found["n"].tolist() == [0]
+
+
 def test_an_image_lacking_a_level_is_missing_from_the_fold() -> None:
     frame = pd.concat([toy([-0.2, -0.4], level=0.1), toy([-0.4, np.nan], level=0.3)])
     line = one(tables.faithfulness(frame), method="grad_cam")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from torch import Tensor
 
@@ -12,7 +15,9 @@ from segproof.capture import Capture
 from segproof.model import SegmentationModel
 from segproof.perturb import Fill
 
-__all__ = ["Card", "Case", "Known", "MapMeasure", "Undefined"]
+__all__ = ["Card", "Case", "Known", "MapMeasure", "Undefined", "evidence_of", "shipped_evidence"]
+
+USUAL: Final = "background_texture"  # the fill of the shipped evidence that stands for others
 
 
 class Undefined(Exception):  # noqa: N818 - a result without a number, not an error
@@ -81,3 +86,26 @@ class Known:
     cue: Tensor
     decoys: Tensor
     absent: Tensor
+
+
+@lru_cache(maxsize=1)
+def shipped_evidence() -> Mapping[str, Any]:
+    """How every measure did where the truth is known: version, command, seed, and by measure a list
+    of cards with tier, fill, binarisation, tau, low, high, ties, ...; `segproof evidence` made it.
+    """
+    path = Path(__file__).parent / "assets" / "evidence" / "cards.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def evidence_of(measure: str, binarisation: str = "area", fill: str = USUAL) -> Sequence[Any]:
+    """The shipped cards of a measure, one a tier; of another fill where there are none of `fill`.
+
+    Measures of cut maps are called m1_confidence, m2_confidence, m3_certainty, m3_entropy_paper,
+    iou_drop and contrast; those of whole maps (binarisation "map") as they are.
+    """
+    cards = shipped_evidence()["measures"].get(measure, [])
+    cards = [card for card in cards if card["binarisation"] == binarisation]
+    return [card for card in cards if card["fill"] == fill] or [
+        card for card in cards if card["fill"] == USUAL
+    ]

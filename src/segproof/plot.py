@@ -34,6 +34,9 @@ __all__ = [
     "critical_difference",
     "data_uri",
     "displayed",
+    "evidence_maps",
+    "evidence_measures",
+    "evidence_methods",
     "faithfulness",
     "gallery",
     "layers",
@@ -627,6 +630,98 @@ def validity(table: pd.DataFrame) -> Figure:
         Line2D([], [], color=INK, marker="|", ls="", ms=9, mew=1.8, label="lowest image"),
     ]
     _legend(figure, handles)
+    return figure
+
+
+# --- known truth ------------------------------------------------------------------------------
+
+
+def evidence_measures(cards: pd.DataFrame) -> Figure:
+    """Kendall tau of every measure with the truth, by tier, fill and how maps are cut.
+
+    `cards` is `evidence.measure_cards(...)`; all kinds of a tier together. A circle marks measures
+    under which more than half of the maps tie.
+    """
+    part = cards[cards["kind"] == "all"]
+    part = part.assign(
+        column="tier " + part["tier"] + ", " + part["fill"] + "\n" + part["binarisation"]
+    )
+    order = part.groupby("measure")["tau"].max().sort_values(ascending=False).index
+    values = part.pivot_table(index="measure", columns="column", values="tau", sort=False)
+    ties = part.pivot_table(index="measure", columns="column", values="ties", sort=False)
+    figure = _table(values.loc[order], "Kendall tau with the truth (1 = the true order)", (-1, 1))
+    axes = figure.axes[0]
+    for row, measure in enumerate(order):
+        for column, name in enumerate(values.columns):
+            if ties.loc[measure, name] > 0.5:
+                axes.plot(column + 0.36, row, "o", color=INK, markersize=3.4)
+    dot = Line2D([], [], color=INK, marker="o", ls="", ms=4, label="more than half of the maps tie")
+    _legend(figure, [dot])
+    return figure
+
+
+def evidence_maps(judged: pd.DataFrame, measures: Sequence[str], fill: str) -> Figure:
+    """Mean rank of every map of known quality under each measure at matched area, best map first.
+
+    `judged` is `evidence.judge_measures(...)`. A right measure goes from dark to bright as the
+    truth does.
+    """
+    part = judged[(judged["fill"] == fill) & (judged["binarisation"] == "area")]
+    keys = ["tier", "kind", "scene", "measure", "better", "map"]
+    means = part.groupby(keys)[["truth", "value"]].mean().reset_index()
+    means["signed"] = means["value"].where(means["better"] != "lower", -means["value"]).round(4)
+    scene = ["tier", "kind", "scene", "measure"]
+    means["rank"] = means.groupby(scene)["signed"].rank(ascending=False)
+    means["true"] = means.groupby(scene)["truth"].rank(ascending=False)
+    order = means.groupby("map")["true"].mean().sort_values().index
+    ranks = means.pivot_table(index="map", columns="measure", values="rank")
+    table = ranks.reindex(index=order, columns=[m for m in measures if m in ranks])
+    table.insert(0, "truth", means.groupby("map")["true"].mean())
+    return _table(table, f"mean rank (1 = best), matched area, fill {fill}", None, digits=1)
+
+
+def evidence_methods(table: pd.DataFrame, tier: str) -> Figure:
+    """Share of the cue among the |E| hottest pixels, method by layer, all networks with a cue.
+
+    `table` is `evidence.method_table(...)`.
+    """
+    part = table[(table["tier"] == tier) & (table["kind"] == "all")]
+    if part.empty:
+        return _empty(_figure(6, 1.5), f"tier {tier}: no network that needs a cue")
+    part = part.assign(where=part["layer"].replace("", "control"))
+    values = part.pivot_table(index="method", columns="where", values="cue_recall", sort=False)
+    order = values.max(axis=1).sort_values(ascending=False).index
+    shown = values.loc[order].rename(index=method_label)
+    return _table(shown, f"tier {tier}: cue recall at |E| (0.5 or more sees the cue)", (0, 1))
+
+
+def _table(
+    values: pd.DataFrame, legend: str, limits: tuple[float, float] | None, *, digits: int = 2
+) -> Figure:
+    """A table of numbers over their colours, with the scale beside it."""
+    rows, columns = values.shape
+    figure = _figure(2.6 + 0.92 * columns, 1.7 + 0.27 * rows)
+    axes = figure.subplots()
+    numbers = values.to_numpy(float)
+    low, high = limits or (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
+    shade = Normalize(low, high)
+    shown = axes.imshow(numbers, cmap="cividis", norm=shade, aspect="auto")
+    for row, column in np.argwhere(np.isfinite(numbers)).tolist():
+        value = float(numbers[row, column])
+        color = INK if shade(value) > 0.55 else "white"
+        text = f"{value:.{digits}f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=color)
+    names = [_text(str(name).replace("_", " ")) for name in values.index]
+    axes.set_yticks(range(rows), names, fontsize=8, color=INK)
+    heads = [_text(str(name).replace("_", " ")) for name in values.columns]
+    axes.set_xticks(range(columns), heads, fontsize=7.5, color=INK, rotation=40, ha="left")
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    bar = figure.colorbar(shown, ax=axes, fraction=0.05, pad=0.02)
+    bar.set_label(_text(legend), fontsize=8, color=INK)
+    bar.ax.tick_params(labelsize=7.5, colors=SOFT)
     return figure
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "fill_agreement",
     "headline",
     "higher_is_better",
+    "joined",
     "judged",
     "layers",
     "m3_gain",
@@ -57,6 +58,7 @@ ALPHA = 0.05
 VALID_DROP = 0.5
 SHORT = {"background_only": "M1", "highlighted_only": "M2", "highlighted_and_target": "M3"}
 MEASURES = ("M1", "M2", "M3", "iou_drop")
+JOINED = "contrast"  # M2 - M1: M1 cannot see a part missing, M2 ties poor maps
 LABELS = {
     "grad_cam": "Grad-CAM",
     "grad_cam_pp": "Grad-CAM++",
@@ -109,6 +111,7 @@ def measure_label(measure: str, preset: Preset = "strict") -> str:
         "M2": "M2 confidence (higher is better)",
         "M3": third,
         "iou_drop": "IoU drop (higher is better)",
+        JOINED: "contrast, M2 \N{MINUS SIGN} M1 confidence (higher is better)",
     }.get(measure, measure)
 
 
@@ -128,6 +131,8 @@ def _definition(measure: str, preset: Preset) -> tuple[str, str, bool]:
     """Strategy, column and direction (higher is better) of a headline measure."""
     if measure == "iou_drop":
         return "background_only", "iou_drop", True
+    if measure == JOINED:
+        return "highlighted_only", JOINED, True
     strategy = next(name for name, short in SHORT.items() if short == measure)
     return strategy, *measure_of(strategy, preset)
 
@@ -327,13 +332,26 @@ def _measure_cells(
 ) -> tuple[_Cells, bool]:
     """Per-level cells of a headline measure, controls included."""
     strategy, column, higher = _definition(measure, preset)
-    chosen = rows[(rows["strategy"] == strategy) & (rows["binarisation"] == binarisation)]
-    return _cells(
-        chosen, column, ["reference", "fill", "layer", "method", "level"], samples
-    ), higher
+    by = ["reference", "fill", "layer", "method", "level"]
+    cut = rows[rows["binarisation"] == binarisation]
+    if measure == JOINED:
+        # controls that are removed alone have no M2
+        kept = cut[cut["strategy"] == strategy]
+        shown = _cells(kept, "confidence", by, samples)
+        removed = cut[cut["strategy"] == "background_only"]
+        removed = removed[removed["method"].isin(kept["method"].unique())]
+        hidden = _cells(removed, "confidence", by, samples)
+        place = {key: j for j, key in enumerate(hidden.keys.itertuples(index=False, name=None))}
+        # the last column stands for regions of which M1 was not shown
+        values = np.column_stack([hidden.matrix, np.full(len(samples), np.nan)])
+        order = [place.get(key, -1) for key in shown.keys.itertuples(index=False, name=None)]
+        return _Cells(shown.keys, shown.matrix - values[:, order], samples), higher
+    return _cells(cut[cut["strategy"] == strategy], column, by, samples), higher
 
 
-def against_controls(rows: pd.DataFrame, preset: Preset = "strict") -> pd.DataFrame:
+def against_controls(
+    rows: pd.DataFrame, preset: Preset = "strict", *, measures: Sequence[str] = MEASURES
+) -> pd.DataFrame:
     """Compare every method x layer with random blobs and with p_c, at matched area, by image.
 
     One line per measure (M1, M2, M3, iou_drop) x reference x fill x layer x method. For each of
@@ -347,7 +365,7 @@ def against_controls(rows: pd.DataFrame, preset: Preset = "strict") -> pd.DataFr
     control = _is_control(rows)
     kinds = set(rows.loc[~control, "binarisation"].unique())
     binarisation = "area" if "area" in kinds or not kinds else "threshold"
-    for measure in MEASURES:
+    for measure in measures:
         cells, higher = _measure_cells(rows, measure, preset, binarisation, samples)
         for (reference, fill), members in cells.groups(["reference", "fill"]):
             block = _Cells(
@@ -621,13 +639,26 @@ def combinations_ranked(
     methods = methods[(methods["reference"] == at.reference) & (methods["fill"] == at.fill)]
     cells, _ = _measure_cells(methods, measure, preset, at.binarisation, _samples(rows))
     frame = _ranked(_over_levels(cells), ["reference", "fill"], higher).assign(measure=measure)
-    struck = measure in ("M1", "iou_drop")
+    struck = measure in ("M1", "iou_drop", JOINED)
     frame = _judged(frame, validity(rows), struck, preset)
     frame = _flagged(frame, against_controls(rows, preset) if against is None else against)
     # The compared best comes first even where a method with very few images has a better mean.
     return frame.sort_values(
         ["is_best", "rank", "mean"], ascending=[False, True, not higher], na_position="last"
     ).reset_index(drop=True)
+
+
+def joined(
+    rows: pd.DataFrame, preset: Preset = "strict", *, at: Headline | None = None
+) -> pd.DataFrame:
+    """All layer x method pairs by the contrast, confidence of M2 - that of M1, best first; columns
+    as `combinations_ranked`, with random and p_c compared on the same tiles.
+
+    1: the region alone is seen as the whole picture is, the rest is seen as nothing. Of the
+    headline measures the one that agrees with the known truth (docs/evidence.md).
+    """
+    against = against_controls(rows, preset, measures=(JOINED,))
+    return combinations_ranked(rows, preset, measure=JOINED, at=at, against=against)
 
 
 def candidates(
@@ -1206,6 +1237,7 @@ class Tables:
     auc: pd.DataFrame
     faithfulness: pd.DataFrame
     ranking: pd.DataFrame
+    joined: pd.DataFrame
     layers: pd.DataFrame
     validity: pd.DataFrame
     against_controls: pd.DataFrame
@@ -1232,6 +1264,7 @@ def make(rows: pd.DataFrame, preset: Preset = "strict") -> Tables:
         auc=auc(rows, preset, against=against),
         faithfulness=faithfulness(rows, preset, against=against),
         ranking=combinations_ranked(rows, preset, measure=measure, at=at, against=against),
+        joined=joined(rows, preset, at=at),
         layers=layers(rows, preset),
         validity=valid,
         against_controls=against,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 from rich.console import Console
@@ -15,9 +15,10 @@ from rich.table import Table
 
 from segproof import tables
 from segproof.audit import Status
+from segproof.benchmark import Evidence
 from segproof.compare import Compared
 from segproof.errors import printable
-from segproof.judge import Card
+from segproof.judge import Card, evidence_of
 from segproof.measures import MeasureInfo
 from segproof.tables import Tables
 
@@ -26,6 +27,7 @@ __all__ = [
     "graceful_stop",
     "print_cards",
     "print_comparison",
+    "print_evidence",
     "print_fills",
     "print_status",
     "print_tables",
@@ -34,6 +36,15 @@ __all__ = [
 
 
 MOST = 15  # lines of a brief ranking
+TESTED: Final = {  # what the evidence calls the uses of a measure of one shown picture
+    "confidence": (
+        ("M1", "m1_confidence", "area"),
+        ("M2", "m2_confidence", "area"),
+        ("M2 - M1", "contrast", "area"),
+    ),
+    "certainty": (("M3", "m3_certainty", "area"),),
+    "iou": (("IoU drop", "iou_drop", "area"),),
+}
 
 
 def escape(text: str) -> str:
@@ -161,6 +172,11 @@ def print_cards(out: Console, known: Mapping[str, MeasureInfo | Card]) -> None:
             out.print(f"  {escape(said)}")
             out.print(f"  costs {escape(card.forwards)}; source {card.source or 'this project'}")
             out.print(f"  misleads: {escape(card.failure)}", style="dim")
+        for label, key, kind in TESTED.get(name, (("", name, "map"),)):
+            found = [f"tier {c['tier']} {c['tau']:.2f}" for c in evidence_of(key, kind)]
+            if found:
+                what = f"{label}: " if label else ""
+                out.print(f"  {what}tau with the known truth: {', '.join(found)}", style="dim")
 
 
 def print_comparison(out: Console, made: Compared) -> None:
@@ -216,6 +232,61 @@ def print_fills(
         " target instead of removing it",
         style="dim",
     )
+
+
+def print_evidence(out: Console, found: Evidence) -> None:
+    """Print how far each measure agrees with the truth, and where each method sees the cue."""
+    if not found.measures.empty:
+        fill = str(found.measures["fill"].iloc[-1])
+        title = f"Measures: Kendall tau with the truth (fill {fill})"
+        table = Table(title=title, title_justify="left", box=None)
+        for name in ("tier", "measure", "cut at"):
+            table.add_column(name)
+        heads = ("tau", "95 % interval", "ties", "oracle first", "random above", "sees the cue")
+        for name in heads:
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("")
+        shown = found.measures[(found.measures["kind"] == "all") & (found.measures["fill"] == fill)]
+        highest = shown.groupby(["tier", "measure"])["tau"].transform("max")
+        order = shown.assign(best=highest).sort_values(
+            ["tier", "best", "measure", "tau"], ascending=[True, False, True, False]
+        )
+        for row in _lines(order):
+            table.add_row(
+                row.tier,
+                escape(row.measure),
+                "" if row.binarisation == "map" else f"{row.binarisation}s",
+                f"{row.tau:+.2f}",
+                "" if pd.isna(row.low) else f"{row.low:+.2f} to {row.high:+.2f}",
+                f"{row.ties:.0%}",
+                f"{row.oracle_first:.0%}",
+                f"{row.random_upper:.0%}",
+                "" if pd.isna(row.sees_cue) else f"{row.sees_cue:.0%}",
+                row.label,
+            )
+        out.print(table, "")
+    if not found.methods.empty:
+        table = Table(title="Methods: the best layer for the cue", title_justify="left", box=None)
+        for name in ("tier", "method", "layer"):
+            table.add_column(name)
+        for name in ("cue recall", "95 % interval", "precision", "cue mass", "forwards"):
+            table.add_column(name, justify="right", no_wrap=True)
+        cued = found.methods[found.methods["kind"] == "all"]
+        best = cued.sort_values("cue_recall", ascending=False, kind="stable")
+        for row in _lines(best.groupby(["tier", "method"], sort=False).head(1)):
+            table.add_row(
+                row.tier,
+                escape(tables.method_label(row.method)),
+                escape(row.layer) or "control",
+                f"{row.cue_recall:.2f}",
+                ""
+                if pd.isna(row.cue_recall_low)
+                else f"{row.cue_recall_low:.2f} to {row.cue_recall_high:.2f}",
+                f"{row.precision:.2f}",
+                f"{row.cue_mass:.2f}",
+                f"{row.forwards}",
+            )
+        out.print(table, "")
 
 
 def _print_layers(out: Console, made: Tables) -> None:
