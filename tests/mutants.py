@@ -680,8 +680,8 @@ MUTANTS: list[Mutant] = [
         ),
         ("found.append(drops / count)", "found.append(drops)", "occlusion averages windows"),
         (
-            "drop = whole - bound.score(model(shown).double())",
-            "drop = bound.score(model(shown).double()) - whole",
+            "drop = whole - bound.score(model.shown(shown).double())",
+            "drop = bound.score(model.shown(shown).double()) - whole",
             "occlusion is positive where Y falls",
         ),
         (

@@ -1,4 +1,4 @@
-"""The command line: demo, study, recommend, fills, compare, report, explain, layers, evidence ..."""
+"""The command line: demo, study, recommend, fills, compare, report, explain, evidence ..."""
 
 from __future__ import annotations
 
@@ -802,7 +802,7 @@ def evidence_command(
     network needs. Writes measures.csv, methods.csv, cards.json, figures and what they are made of.
     """
     torch.set_num_threads(1)  # the networks are small, and figures the same on every machine
-    _keep_large_blocks()
+    keep_blocks()
     every = (*evidence.CUT_MEASURES, *benchmark.WHOLE)
     chosen = _names("all" if full and measure == _MEASURES else measure, every) or ()
     asked = _names("all" if full and method == _METHODS else method, benchmark.ALL_METHODS) or ()
