@@ -20,7 +20,7 @@ from segproof import Results, plot, tables
 PAGE = Path(__file__).with_name("trial.md")
 SETS = ("whu", "jonkoping", "banepa")
 READ = ("control:original", "control:target_only", "control:random", "control:p_c")
-MEASURES = ("iou_drop", "M1", "M2", "M3")
+MEASURES = ("iou_drop", tables.JOINED, "M1", "M2", "M3")
 
 
 def shrink(source: Path, target: Path, side: int) -> None:
@@ -98,7 +98,7 @@ def ranking(made: tables.Tables, rows: pd.DataFrame) -> str:
     controls = controls[controls["binarisation"] == made.at.binarisation]
     for row in lines(controls.sort_values("mean", ascending=False)):
         interval = f"{row.mean:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-        body.append(["control", tables.method_label(row.method), interval, "", "", "", "", ""])
+        body.append(["control", tables.method_label(row.method), interval, *[""] * 6])
     names = [tables.measure_label(name, made.preset) for name in MEASURES[1:]]
     return table(["layer", "method", "IoU drop (95 %)", *names, "beats random", "beats p_c"], body)
 

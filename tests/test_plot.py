@@ -55,6 +55,24 @@ def test_sweep_shows_means_bands_and_controls(made: Any, binarisation: Any) -> N
     assert "M1 confidence\n(lower is better)" in words(figure)
 
 
+def test_sweep_at_one_level_shows_methods_side_by_side(made: Any) -> None:
+    table = made.sweep.query("binarisation != 'area' or level == 0.2")
+    figure = plot.sweep(table, binarisation="area", **AT)
+    axes: Any = figure.axes[3]  # M1 at decoder:2
+    part = table.query(
+        "binarisation == 'area' and fill == 'background_texture' and measure == 'M1'"
+        " and (layer == 'decoder:2' or layer == '')"
+    ).set_index("method")
+    dots = [line for line in axes.lines if line.get_marker() not in ("None", "")]
+    assert len({line.get_xdata()[0] for line in dots}) == len(METHODS)
+    # controls are lines through the whole panel, intervals are bars
+    random = float(part["mean"]["control:random"])
+    assert any(list(line.get_ydata()) == [random, random] for line in axes.lines)
+    ends = [segment[:, 1].tolist() for bars in axes.collections for segment in bars.get_segments()]
+    assert [float(part["low"]["score_cam"]), float(part["high"]["score_cam"])] in ends
+    assert "share of the tile that is highlighted: 0.2" in words(figure)
+
+
 def test_a_struck_panel_says_so(made: Any) -> None:
     figure = plot.sweep(made.sweep, binarisation="area", reference="truth", fill="neutral")
     assert "fill not valid: struck out" in words(figure)

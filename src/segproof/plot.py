@@ -184,6 +184,7 @@ def sweep(
     """Task 1: M1, M2 and M3 against threshold or matched area, one row of panels per layer.
 
     `table` is `tables.sweep(...)`. Bands are 95 % intervals over images; controls are dashed grey.
+    At a single level methods stand side by side, with bars for the intervals.
     """
     frame = _cell(table, binarisation, reference, fill)
     layers = [name for name in _unique(frame["layer"]) if name]
@@ -195,6 +196,8 @@ def sweep(
     figure = _figure(10.4, 0.7 + 2.5 * len(layers))
     grid = figure.subplots(len(layers), 3, sharex=True, sharey="col", squeeze=False)
     unit = "share of the tile that is highlighted" if binarisation == "area" else "threshold"
+    alone = frame["level"].nunique() == 1
+    unit += f": {frame['level'].iloc[0]:g}" if alone else ""
     for row, layer in enumerate(layers):
         for column, measure in enumerate(("M1", "M2", "M3")):
             axes: Axes = grid[row, column]
@@ -206,18 +209,22 @@ def sweep(
                 ].sort_values("level")
                 color, marker = styles[method]
                 x = lines["level"].to_numpy(float)
-                if method in methods:
-                    low, high = lines["low"].to_numpy(float), lines["high"].to_numpy(float)
+                low, high = lines["low"].to_numpy(float), lines["high"].to_numpy(float)
+                mean, dash = lines["mean"].to_numpy(float), CONTROL_DASH.get(method, "-")
+                if alone and method in controls:
+                    axes.axhline(float(mean[0]), color=color, linewidth=1.5, linestyle=dash)
+                    continue
+                if alone:
+                    # side by side: at one level there is nothing to be drawn along
+                    x = x + methods.index(method)
+                    axes.vlines(x, low, high, color=color, linewidth=1.5)
+                elif method in methods:
                     axes.fill_between(x, low, high, color=color, alpha=0.14, linewidth=0)
                 axes.plot(
-                    x,
-                    lines["mean"].to_numpy(float),
-                    color=color,
-                    marker=marker,
-                    markersize=4,
-                    linewidth=1.5,
-                    linestyle=CONTROL_DASH.get(method, "-"),
+                    x, mean, color=color, marker=marker, markersize=4, linewidth=1.5, linestyle=dash
                 )
+            if alone:
+                axes.set_xticks([])
             _style(axes)
             title = measure_label(measure, preset).replace(" (", "\n(") if row == 0 else ""
             _label(axes, title=title, x=unit if row == len(layers) - 1 else "")
