@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from segproof.backoff import halving
 from segproof.data import SampleSource
 from segproof.errors import DataError, ModelError
 from segproof.kernels import EXACT, Kernels
@@ -49,11 +50,24 @@ def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
     float32 on the first tile's controls. `auto` takes the fastest that differs nowhere by more than
     TOLERANCE; a named format is taken if it runs and gives finite numbers, else float32.
     """
+
+    def tried(batch: int) -> tuple[Kernels, dict[str, Any]]:
+        smaller = plan.study.model_copy(update={"batch": batch})
+        return _tried(replace(plan, study=smaller), model, data)
+
+    kernels, found = halving(tried, plan.study.batch)
+    return replace(plan, kernels=kernels, pace=found)
+
+
+def _tried(
+    plan: Plan, model: SegmentationModel, data: SampleSource
+) -> tuple[Kernels, dict[str, Any]]:
+    """The kernels to take, and what was measured of all that were tried."""
     asked = plan.study.precision
     zeros = torch.zeros(plan.study.batch, *plan.shape, device=model.device)
     seconds = {EXACT.name: forward_seconds(model, EXACT, zeros)}
     if asked == "float32":
-        return replace(plan, kernels=EXACT, pace={"taken": EXACT.name, "seconds": seconds})
+        return EXACT, {"taken": EXACT.name, "seconds": seconds}
     expected = _controls(plan, model, data, EXACT)
     differences: dict[str, dict[str, float]] = {}
     failed: dict[str, str] = {}
@@ -76,7 +90,7 @@ def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
         taken = min(fitting, key=lambda kernels: fitting[kernels])
         if fitting[EXACT] < GAIN * fitting[taken]:
             taken = EXACT
-    found_out: dict[str, Any] = {
+    return taken, {
         "asked": asked,
         "taken": taken.name,
         "seconds": seconds,
@@ -84,7 +98,6 @@ def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
         "failed": failed,
         "tolerance": TOLERANCE,
     }
-    return replace(plan, kernels=taken, pace=found_out)
 
 
 def _candidates(asked: str, device: str) -> list[Kernels]:

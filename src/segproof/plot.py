@@ -516,7 +516,8 @@ def layers(
         text = f"{value:.3f}" if np.isfinite(value) else "-"
         left.text(j, i, text, ha="center", va="center", fontsize=8.5, color=ink)
     heads = [_text(method_label(name)) for name in wide.columns]
-    left.set_xticks(range(len(heads)), heads, parse_math=False)
+    turned: dict[str, Any] = {"rotation": 25, "ha": "right"} if len(heads) > 5 else {}
+    left.set_xticks(range(len(heads)), heads, parse_math=False, **turned)
     left.set_yticks(range(len(wide)), [_text(name) for name in wide.index], parse_math=False)
     left.tick_params(labelsize=8, length=0, labelcolor=INK)
     for side in left.spines.values():
