@@ -16,10 +16,15 @@ from PIL import Image
 from real_tiles import IMAGES, _flag, lines, table
 
 from segproof import Results, plot, tables
+from segproof.stats import interval
 
 PAGE = Path(__file__).with_name("trial.md")
 SETS = ("whu", "jonkoping", "banepa")
-READ = ("control:original", "control:target_only", "control:random", "control:p_c")
+READ = (
+    *("control:original", "control:target_only", "control:random", "control:p_c"),
+    *("hires_cam", "grad_cam", "eigen_cam"),
+)
+SIZE = 0.2
 MEASURES = ("iou_drop", tables.JOINED, "M1", "M2", "M3")
 
 
@@ -146,28 +151,20 @@ def layers(made: tables.Tables, measure: str) -> str:
 
 
 def misses(run: Results) -> str:
-    """Confidence on the missed roofs: whole picture, alone, without and with what maps point to."""
+    """Confidence on the missed roofs, under each fill: alone, without and with what maps show."""
     rows = run.rows[run.rows["status"] == "ok"]
-    shown = rows["method"].isin(READ) | ~rows["method"].str.startswith("control:")
+    shown = rows["method"].isin(READ) & rows["layer"].isin(["", "decoder:2"])
+    shown &= ~(rows["level"] < SIZE)
     body = []
-    keys = ["method", "layer", "strategy", "level", "fill"]
-    for key, part in rows[shown].groupby(keys, sort=False, dropna=False):
-        method, layer, strategy, level, fill = (item for item in key)
-        found = part.groupby("sample")["confidence"].mean()
-        size = f"{level:.0%} of the tile" if strategy in tables.SHORT else ""
-        body.append(
-            [
-                tables.method_label(str(method)),
-                str(layer),
-                tables.strategy_label(str(strategy)),
-                size,
-                str(fill),
-                f"{found.mean():.3f}",
-                f"{len(found)}",
-            ]
-        )
-    head = ["", "layer", "shown", "region", "fill", "confidence on the misses", "tiles"]
-    return table(head, body)
+    for key, part in rows[shown].groupby(["method", "strategy"], sort=False):
+        method, strategy = (str(item) for item in key)
+        cells = []
+        for fill in run.manifest["fills"]:
+            found = part[part["fill"].isin([fill, ""])].groupby("sample")["confidence"].mean()
+            at = interval(found.to_numpy())
+            cells.append(f"{at.mean:.3f} ({at.low:.3f} to {at.high:.3f})")
+        body.append([tables.method_label(method), tables.strategy_label(strategy), *cells])
+    return table(["", "shown", *run.manifest["fills"]], body)
 
 
 def main(folders: list[str]) -> None:
@@ -196,8 +193,9 @@ def main(folders: list[str]) -> None:
     PAGE.write_text(page, encoding="utf-8")
     for name in runs:
         at = made[name].at
+        pairs = made[name].layers
         figure = plot.layers(
-            made[name].layers.iloc[:0],
+            pairs[(pairs["layer_a"] == "decoder:1") & (pairs["layer_b"] == "decoder:2")],
             made[name].faithfulness,
             reference=at.reference,
             fill=at.fill,
