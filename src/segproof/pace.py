@@ -48,7 +48,7 @@ def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
 
     Each candidate is timed, and its confidence, certainty and IoU are compared with those of
     float32 on the first tile's controls. `auto` takes the fastest that differs nowhere by more than
-    TOLERANCE; a named format is taken if it runs and gives finite numbers, else float32.
+    TOLERANCE; a named format is taken, with channels last if that runs, else float32.
     """
 
     def tried(batch: int) -> tuple[Kernels, dict[str, Any]]:
@@ -84,8 +84,8 @@ def _tried(
         if asked != "auto" or close:
             fitting[kernels] = seconds[kernels.name]
     if asked != "auto":
-        named = [kernels for kernels in fitting if kernels.precision == asked]
-        taken = min(named, key=lambda kernels: fitting[kernels], default=EXACT)
+        # not the faster layout: its last bits would depend on what else the machine does
+        taken = next((kernels for kernels in fitting if kernels.precision == asked), EXACT)
     else:
         taken = min(fitting, key=lambda kernels: fitting[kernels])
         if fitting[EXACT] < GAIN * fitting[taken]:
@@ -122,6 +122,10 @@ def _controls(
                 )
         except DataError:
             continue  # reported with its reason when the tile is studied
+        except ModelError:
+            if kernels != EXACT:
+                raise
+            continue  # as above: the network itself fails on this tile
         if rows:
             return rows
     return []
