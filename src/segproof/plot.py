@@ -207,6 +207,8 @@ def sweep(
                 lines = part[
                     (part["method"] == method) & part["layer"].isin([layer, ""])
                 ].sort_values("level")
+                if lines.empty:
+                    continue
                 color, marker = styles[method]
                 x = lines["level"].to_numpy(float)
                 low, high = lines["low"].to_numpy(float), lines["high"].to_numpy(float)
