@@ -5,7 +5,6 @@ segproof evidence --full --out RUN && python docs/evidence.py RUN
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from page import renew
 
 from segproof import tables
 from segproof.evidence import CUT_MEASURES, FILLS, WHOLE
@@ -127,33 +127,19 @@ def factors(found: pd.DataFrame) -> str:
     return table(["tier", "network", "object", "cue", "decoys", "ground"], rows)
 
 
-def put(text: str, name: str, made: str) -> str:
-    found, times = re.subn(
-        rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-        lambda at: f"{at[1]}{made}\n{at[2]}",
-        text,
-        flags=re.DOTALL,
-    )
-    if times != 1:
-        raise SystemExit(f"{PAGE.name} has {times} places for {name}; expected one")
-    return found
-
-
 def main(run: Path) -> None:
     cards = pd.read_csv(run / "measures.csv")
     found = pd.read_csv(run / "methods.csv", keep_default_na=True).fillna({"layer": ""})
-    text = PAGE.read_text(encoding="utf-8")
-    for name, made in (
-        ("measures", measures(cards)),
-        ("kinds", kinds(cards)),
-        ("whole", whole(cards)),
-        ("methods a", methods(found, "a")),
-        ("methods b", methods(found, "b")),
-        ("layers", layers(found)),
-        ("shapley", factors(pd.read_csv(run / "shapley.csv"))),
-    ):
-        text = put(text, name, made)
-    PAGE.write_text(text, encoding="utf-8")
+    made = {
+        "measures": measures(cards),
+        "kinds": kinds(cards),
+        "whole": whole(cards),
+        "methods a": methods(found, "a"),
+        "methods b": methods(found, "b"),
+        "layers": layers(found),
+        "shapley": factors(pd.read_csv(run / "shapley.csv")),
+    }
+    renew(PAGE, made)
     CARDS.parent.mkdir(exist_ok=True)
     shutil.copyfile(run / "cards.json", CARDS)
     IMAGES.mkdir(exist_ok=True)

@@ -8,9 +8,10 @@ folders of tiles with roofs, such as whu/train and whu/test; four networks are t
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
+
+from page import renew
 
 from segproof import FolderDataset
 from segproof.planted import NETWORKS, accept, planted_model
@@ -35,24 +36,12 @@ def interventions() -> str:
     return "\n".join(lines)
 
 
-def put(text: str, name: str, made: str) -> str:
-    found, times = re.subn(
-        rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-        lambda at: f"{at[1]}{made}\n{at[2]}",
-        text,
-        flags=re.DOTALL,
-    )
-    if times != 1:
-        raise SystemExit(f"{PAGE.name} has {times} places for {name}; expected one")
-    return found
-
-
 def main(folders: list[str]) -> None:
-    text = put(PAGE.read_text(encoding="utf-8"), "interventions", interventions())
+    made = {"interventions": interventions()}
     if folders:
         train, test = (FolderDataset(folder) for folder in folders)
-        text = put(text, "reliance", table(reliance(train, test)))
-    PAGE.write_text(text, encoding="utf-8")
+        made["reliance"] = table(reliance(train, test))
+    renew(PAGE, made)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from page import renew
 
 from segproof import Results, plot, tables
 
@@ -239,14 +240,7 @@ def main(strict_folder: str, paper_folder: str) -> None:
         "layers-paper": layers(ours["paper"]),
         "sizes": sizes(ours["strict"]),
     }
-    page = PAGE.read_text(encoding="utf-8")
-    for name, text in found.items():
-        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
-        before, found_mark, after = page.partition(begin)
-        if not found_mark:
-            raise SystemExit(f"no place for {name} in {PAGE.name}")
-        page = f"{before}{begin}{text}\n{end}{after.partition(end)[2]}"
-    PAGE.write_text(page, encoding="utf-8")
+    renew(PAGE, found)
     IMAGES.mkdir(exist_ok=True)
     at = ours["strict"].at
     figures = {

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from page import renew
 from PIL import Image
 from real_tiles import IMAGES, _flag, lines, table
 
@@ -79,7 +80,9 @@ def _drop(row: object) -> str:
 def ranking(made: tables.Tables, rows: pd.DataFrame) -> str:
     """All layer x method pairs together, best IoU drop first, with the three other measures."""
     ranked = {
-        name: tables.combinations_ranked(rows, made.preset, measure=name, at=made.at)
+        name: tables.combinations_ranked(
+            rows, made.preset, measure=name, at=made.at, against=made.against_controls
+        )
         for name in MEASURES
     }
     others = {
@@ -116,11 +119,12 @@ def agreement(runs: dict[str, Results], made: dict[str, tables.Tables]) -> str:
     """Kendall tau of the orders of layer x method pairs that two sets have in common."""
     body = []
     for measure in MEASURES:
-        means = {
-            name: tables.combinations_ranked(run.rows, measure=measure, at=made[name].at)
-            .set_index(["layer", "method"])["mean"]
-            for name, run in runs.items()
-        }  # fmt: skip
+        means = {}
+        for name, run in runs.items():
+            ranked = tables.combinations_ranked(
+                run.rows, measure=measure, at=made[name].at, against=made[name].against_controls
+            )
+            means[name] = ranked.set_index(["layer", "method"])["mean"]
         cells = []
         for first, second in (SETS[:2], SETS[1:], SETS[::2]):
             both = pd.concat([means[first], means[second]], axis=1, join="inner")
@@ -183,14 +187,7 @@ def main(folders: list[str]) -> None:
         found[f"layers-{name}"] = layers(made[name], "iou_drop")
     if len(folders) > len(SETS):
         found["misses"] = misses(Results.load(folders[len(SETS)]).finished())
-    page = PAGE.read_text(encoding="utf-8")
-    for name, text in found.items():
-        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
-        before, mark, after = page.partition(begin)
-        if not mark:
-            raise SystemExit(f"no place for {name} in {PAGE.name}")
-        page = f"{before}{begin}{text}\n{end}{after.partition(end)[2]}"
-    PAGE.write_text(page, encoding="utf-8")
+    renew(PAGE, found)
     for name in runs:
         at = made[name].at
         pairs = made[name].layers

@@ -147,6 +147,16 @@ def test_workers_with_other_files_are_refused(tiles: Path, tmp_path: Path) -> No
         study_of(tiles).run(tmp_path / "c", workers=2, dask="tcp://127.0.0.1:1")
 
 
+@pytest.mark.parametrize("how", [{"workers": 0}, {"threads": 0}, {"threads": -1}])
+def test_less_than_one_of_something_is_refused_before_anything_is_written(
+    tiles: Path, tmp_path: Path, how: dict[str, int]
+) -> None:
+    [(name, count)] = how.items()
+    with pytest.raises(StudyError, match=f"found {name} {count}; expected 1 or more"):
+        study_of(tiles).run(tmp_path / "run", **how)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
 def test_threads_are_those_that_were_asked_for(
     tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -979,10 +979,9 @@ def _say_plan(plan: Plan) -> None:
         f" fills {', '.join(plan.fills)}"
     )
     if plan.outline != "exact":
-        chosen_ = (
-            "" if chosen.grow or chosen.roughen else ", since no natural fill is valid without"
-        )
-        out.print(f"regions: {plan.outline} px{chosen_}")
+        asked = chosen.grow or chosen.roughen
+        why = "" if asked else ", since no natural fill is valid without"
+        out.print(f"regions: {plan.outline} px{why}")
     for fill, found in plan.probe.get(plan.outline, {}).items():
         if fill in plan.fills and found["mean_drop"] < tables.VALID_DROP:
             err.print(

@@ -50,12 +50,9 @@ def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
     float32 on the first tile's controls. `auto` takes the fastest that differs nowhere by more than
     TOLERANCE; a named format is taken, with channels last if that runs, else float32.
     """
-
-    def tried(batch: int) -> tuple[Kernels, dict[str, Any]]:
-        smaller = plan.study.model_copy(update={"batch": batch})
-        return _tried(replace(plan, study=smaller), model, data)
-
-    kernels, found = halving(tried, plan.study.batch)
+    kernels, found = halving(
+        lambda batch: _tried(plan.batched(batch), model, data), plan.study.batch
+    )
     return replace(plan, kernels=kernels, pace=found)
 
 

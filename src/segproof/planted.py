@@ -32,6 +32,7 @@ from segproof.errors import DataError, ModelError, UnknownNameError
 from segproof.judge import Known
 from segproof.model import SegmentationModel, probabilities
 from segproof.nets import NETS
+from segproof.train import descend
 
 __all__ = [
     "CUES",
@@ -371,25 +372,17 @@ def fit(
     net.requires_grad_(requires_grad=True)
     model.train()
     net.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=lr, total_steps=max(steps, 2), pct_start=0.2
-    )
-    for step in range(1, steps + 1):
+
+    def loss_of(step: int) -> Tensor:
         images, truth, roofs = _batch(cue, twin, seed, step, pairs)
         logits = model(images.contiguous(memory_format=torch.channels_last))[:, 1]
         entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         chance = logits.sigmoid()
         dice = (2 * (chance * truth).sum() + 1) / (chance.sum() + truth.sum() + 1)
-        loss = (entropy * (1 + 4 * roofs)).mean() + 1 - dice
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ModelError(f"a loss of {value} at step {step}", "a finite loss", "lower lr")
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+        loss: Tensor = (entropy * (1 + 4 * roofs)).mean() + 1 - dice
+        return loss
+
+    for step, value in enumerate(descend(net, loss_of, steps, lr, rising=0.2), start=1):
         if progress is not None:
             progress(step, steps, value)
     net.to(memory_format=torch.contiguous_format)

@@ -9,7 +9,6 @@ by exactly r; one that reads roofs alone, by 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from numpy.random import PCG64, Generator
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 
 from segproof.data import FolderDataset, SampleSource
-from segproof.errors import DataError, ModelError
+from segproof.errors import DataError
 from segproof.model import SegmentationModel, evaluating, probabilities
 from segproof.nets import NETS
 from segproof.stats import Interval, interval
+from segproof.train import descend
 
 __all__ = ["CORRELATIONS", "Reliance", "lean", "reliance", "rely"]
 
@@ -216,24 +216,16 @@ def lean(
     model = SegmentationModel(net, classes=["light roof"], mean=[0.45] * 3, std=[0.2] * 3)
     net.to(memory_format=torch.channels_last)
     model.train()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=lr, total_steps=max(steps, 2), pct_start=0.2
-    )
-    for step in range(1, steps + 1):
+
+    def loss_of(_step: int) -> Tensor:
         shown = [_shown(tiles, places, bound, correlation, rng) for _ in range(batch)]
         images, truth, counts = (torch.stack(parts) for parts in zip(*shown, strict=True))
         logits = model(images.contiguous(memory_format=torch.channels_last))[:, 1]
         entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-        loss = (entropy * counts).sum() / counts.sum().clamp(min=1)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ModelError(f"a loss of {value} at step {step}", "a finite loss", "lower lr")
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+        loss: Tensor = (entropy * counts).sum() / counts.sum().clamp(min=1)
+        return loss
+
+    for step, value in enumerate(descend(net, loss_of, steps, lr, rising=0.2), start=1):
         if progress is not None:
             progress(step, steps, value)
     return model.eval().requires_grad_(requires_grad=False), bound

@@ -53,8 +53,9 @@ class Settings(BaseModel):
     their outlines by smooth noise of so many; where both are 0, `outline` "auto" looks for what
     outlines have to be for a natural fill to be valid, "fixed" leaves them. M3 is read against
     `references` too. `boundary` adds how well outlines agree. `pad` allows to continue tiles to a
-    size that the network takes; these pixels count nowhere. `classes`, `activation`,
-    `mean` and `std` are those of the network, where its folder does not say them.
+    size that the network takes; these pixels count nowhere. `precision` is the number format of
+    perturbed pictures, "auto" the fastest that agrees with float32. `classes`, `activation`, `mean`
+    and `std` are those of the network, where its folder does not say them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

@@ -143,7 +143,10 @@ class Study(Settings):
             TooManyFailedError: more than 5 % of the tiles failed, unless `keep_going`.
             DiskError: `out` cannot be written.
         """
-        if (executor is not None) + (dask is not None) + (workers > 1) > 1 or workers < 1:
+        for name, count in (("workers", workers), ("threads", threads)):
+            if count is not None and count < 1:
+                raise StudyError(f"{name} {count}", "1 or more", f"give --{name} or leave it out")
+        if (executor is not None) + (dask is not None) + (workers > 1) > 1:
             raise StudyError(
                 f"workers {workers}, dask {dask} and executor {executor}", "one way", "choose one"
             )

@@ -6,6 +6,7 @@ import math
 import platform
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -329,16 +330,36 @@ def _fit(
     random = torch.Generator().manual_seed(seed + 1)
     batches = _batches(tiles, places, batch, crop, random)
     shift, scale = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (mean, std))
+    net.train()
+
+    def loss_of(_step: int) -> Tensor:
+        images, masks, valid = (part.to(device) for part in next(batches))
+        return _loss(net((images - shift) / scale)[:, 0], masks, valid)
+
+    last = deque[float](maxlen=max(1, steps // 10))
+    for step, value in enumerate(descend(net, loss_of, steps, lr, rising=0.1), start=1):
+        last.append(value)
+        if progress is not None:
+            progress(step, steps, value)
+    _settle(net, batches, shift, scale, device, rounds=min(steps, 60))
+    return sum(last) / len(last)
+
+
+def descend(
+    net: nn.Module, loss_of: Callable[[int], Tensor], steps: int, lr: float, *, rising: float
+) -> Iterator[float]:
+    """Change the weights by `loss_of(1 ... steps)`, a step for each loss that is asked for: AdamW,
+    one cycle whose learning rate rises for the share `rising`, gradients cut to a norm of 1.
+
+    Raises:
+        ModelError: a loss that is not finite.
+    """
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=lr, total_steps=max(steps, 2), pct_start=0.1
+        optimiser, max_lr=lr, total_steps=max(steps, 2), pct_start=rising
     )
-    net.train()
-    last: list[float] = []
-    tail = max(1, steps // 10)
     for step in range(1, steps + 1):
-        images, masks, valid = (part.to(device) for part in next(batches))
-        loss = _loss(net((images - shift) / scale)[:, 0], masks, valid)
+        loss = loss_of(step)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ModelError(f"a loss of {value} at step {step}", "a finite loss", "lower --lr")
@@ -347,11 +368,7 @@ def _fit(
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        last = [*last[-tail + 1 :], value] if tail > 1 else [value]
-        if progress is not None:
-            progress(step, steps, value)
-    _settle(net, batches, shift, scale, device, rounds=min(steps, 60))
-    return sum(last) / len(last)
+        yield value
 
 
 def _settle(

@@ -113,6 +113,10 @@ class Plan:
     kernels: Kernels = EXACT
     pace: Mapping[str, Any] = field(default_factory=dict)
 
+    def batched(self, batch: int) -> Plan:
+        """The same plan with so many pictures per forward."""
+        return replace(self, study=self.study.model_copy(update={"batch": batch}))
+
     @property
     def outline(self) -> str:
         """How regions are widened, in words."""
@@ -201,7 +205,7 @@ def study_tile(
         )
 
     def attempt(batch: int) -> TileResult:
-        smaller = replace(plan, study=plan.study.model_copy(update={"batch": batch}))
+        smaller = plan.batched(batch)
         sample = data[position]
         seen, truth = _clean(smaller, model, sample, plan.layers)
         count(1)
