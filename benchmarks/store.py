@@ -1,10 +1,11 @@
-"""What the coordinator spends: writing a tile, and exporting; bytes per row.
+"""What the coordinator spends: writing a tile, and exporting; bytes on disk and in memory.
 
 python benchmarks/store.py
 """
 
 from __future__ import annotations
 
+import resource
 import statistics
 import tempfile
 import time
@@ -36,11 +37,16 @@ def main() -> None:
                 started = time.perf_counter()
                 store.write(TileResult(sample, number, "ok", rows=rows))
                 spent.append(time.perf_counter() - started)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
         started = time.perf_counter()
         Results.load(folder).export({"preset": "strict"})
         export = (time.perf_counter() - started) / TILES
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         print(f"write: {1000 * statistics.median(spent):.0f} ms a tile of {ROWS} rows (median)")
-        print(f"export: {1000 * export:.0f} ms a tile")
+        read = Results.load(folder).rows
+        each = float(read.memory_usage(deep=True).sum()) / len(read) / 1024
+        print(f"export: {1000 * export:.0f} ms a tile, {peak / 1024:.0f} MiB of memory")
+        print(f"all rows in memory: {each:.2f} KiB a row")
         for file in ("run.db", "results.csv", "results.parquet"):
             print(f"{file}: {(folder / file).stat().st_size / TILES / 1024:.0f} KiB a tile")
 

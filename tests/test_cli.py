@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -480,3 +481,10 @@ def test_ctrl_c_finishes_the_tile(run: Run, tiles: Path, tmp_path: Path) -> None
     code, out, _ = run(*arguments)
     assert code == 0
     assert "2 ok, 1 skipped, 0 failed" in out
+
+
+def test_the_package_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "main", lambda: 4)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("segproof", run_name="__main__")
+    assert ended.value.code == 4

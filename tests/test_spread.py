@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 import tiny
-from segproof import FolderDataset, Results, SegmentationModel, StudyError
+from segproof import FolderDataset, Results, SegmentationModel, Study, StudyError
+from segproof import spread as spread_module
 from segproof import study as study_module
 from segproof.spread import Job, Lane, digest_of_names, on_processes
 from segproof.trial import study_tile
@@ -107,6 +108,24 @@ def test_one_worker_killed_every_two_seconds(
     print(f"{workers} workers, {len(killed)} killed")
     assert len(killed) >= 2
     assert exports(tmp_path / "run") == exports(wanted.folder)
+
+
+def test_a_straggler_holds_up_its_own_tile_alone(
+    tiles: Path, whole: Results, tmp_path: Path, lanes: list[Lane]
+) -> None:
+    """A worker that stands still, and goes on when all other tiles are done."""
+    stopped: list[int] = []
+
+    def stop() -> None:
+        pid = next(lane.pid for lane in lanes if lane.busy and lane.pid is not None)
+        os.kill(pid, signal.SIGSTOP)
+        stopped.append(pid)
+
+    happened = after((4, stop), (23, lambda: os.kill(stopped[0], signal.SIGCONT)))
+    run(tiles, tmp_path / "run", workers=2, progress=happened)
+    assert happened.left == []
+    assert sum(lane.age for lane in lanes) == 0
+    assert exports(tmp_path / "run") == exports(whole.folder)
 
 
 def test_a_tile_that_kills_its_worker_is_tried_once_more_and_given_up(
@@ -359,4 +378,14 @@ def test_no_dask_or_no_scheduler_is_a_message(
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(StudyError, match=r"pip install \"segproof\[dask\]\""):
+        run(tiles, tmp_path / "run", dask="tcp://127.0.0.1:1")
+
+
+def test_a_wrong_address_is_told_before_anything_is_planned(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    monkeypatch.setattr(spread_module, "CONNECT", 0.2)
+    monkeypatch.setattr(Study, "_resolved", None)
+    with pytest.raises(StudyError, match=r"no Dask scheduler at tcp://127\.0\.0\.1:1 "):
         run(tiles, tmp_path / "run", dask="tcp://127.0.0.1:1")

@@ -323,6 +323,7 @@ def on_dask(address: str) -> list[Lane]:
         threads: dict[str, int] = executor._client.nthreads()  # type: ignore[attr-defined]  # noqa: SLF001
         return max(4, 2 * sum(threads.values()))
 
+    make()[1]()  # a wrong address is told before anything is planned
     return [Lane(make, width)]
 
 

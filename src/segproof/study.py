@@ -152,6 +152,7 @@ class Study(Settings):
             )
         started = time.perf_counter()
         probe(out)
+        lanes = self._lanes(executor, workers, threads, dask)
         model = self.open_model(allow_code=allow_code) if model is None else model
         data = self.open_data(model) if data is None else data
         resolved = halving(lambda _: self._resolved(model, data), 1)
@@ -189,7 +190,6 @@ class Study(Settings):
 
             if too_many():
                 positions = []
-            lanes = self._lanes(executor, workers, threads, dask)
             asked = _never if stop is None else stop
             tick(0)
             found: Generator[TileResult, None, None]
