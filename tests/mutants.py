@@ -43,6 +43,7 @@ TESTS = {
     "measures": ["test_measures"],
     "planted": ["test_planted"],
     "reliance": ["test_reliance"],
+    "tables": ["test_tables"],
 }
 
 Outcome = Literal["killed", "survived", "timed out", "broken"]
@@ -867,6 +868,34 @@ MUTANTS: list[Mutant] = [
             "first.weight[band, band] = 1 / 0.35",
             "first.weight[band, band - 1] = 1 / 0.35",
             "every band has its own channel",
+        ),
+    ),
+    *_of(
+        "tables",
+        (
+            "return _Cells(shown.keys, shown.matrix - values[:, order], samples), higher",
+            "return _Cells(shown.keys, shown.matrix + values[:, order], samples), higher",
+            "the contrast is M2 less M1",
+        ),
+        (
+            "shown.matrix - values[:, order]",
+            "shown.matrix - values[:, list(range(len(order)))]",
+            "the contrast takes M1 of the same cut",
+        ),
+        (
+            'return "highlighted_only", JOINED, True',
+            'return "highlighted_only", JOINED, False',
+            "a higher contrast is better",
+        ),
+        (
+            'return JOINED if kept.any() else "iou_drop"',
+            'return "iou_drop"',
+            "strict goes by the contrast",
+        ),
+        (
+            'REMOVING = ("M1", "iou_drop", JOINED)',
+            'REMOVING = ("M1", "iou_drop")',
+            "under a fill that is not valid the contrast measures outlines too",
         ),
     ),
 ]

@@ -44,7 +44,7 @@ def test_a_run_is_the_same_as_itself() -> None:
     assert set(made.table["verdict"]) == {"same"}
     assert (made.table["p"] == 1).all()
     assert "nothing that counts got worse" in made.sentence
-    assert set(made.table["measure"]) == {"IoU", "M1", "M2", "M3", "iou_drop"}
+    assert set(made.table["measure"]) == {"IoU", *tables.MEASURES}
 
 
 def test_differences_are_paired_means_and_signed_for_the_better() -> None:
@@ -70,19 +70,31 @@ def test_the_judging_measure_of_the_best_counts() -> None:
     rows = make_rows(14)
     method, layer = best_of(rows)
     where = {"method": method, "layer": layer, "strategy": "background_only"}
-    worse = shifted(rows, "iou_delta", 0.08, **where)  # less harm: a smaller IoU drop
+    worse = shifted(rows, "confidence", 0.08, **where)  # less harm: a smaller contrast
     made = compare(rows, worse)
-    assert made.measure == "iou_drop"
+    assert made.measure == "contrast"
     assert made.worse
-    assert f"{tables.method_label(method)} at {layer} by 0.080" in made.sentence
+    name = f"contrast M2 \N{MINUS SIGN} M1 of {tables.method_label(method)} at {layer}"
+    assert f"{name} by 0.080" in made.sentence
     # within the margin, or of a method that was far from the best: no alarm
     assert not compare(rows, worse, margin=0.1).worse
     poor = {"method": "eigen_cam", "strategy": "background_only"}
-    made = compare(rows, shifted(rows, "iou_delta", 0.08, **poor))
+    made = compare(rows, shifted(rows, "confidence", 0.08, **poor))
     assert not made.worse
-    assert line(made, "iou_drop", "eigen_cam").verdict == "worse"
-    better = shifted(rows, "iou_delta", -0.08, **where)
+    assert line(made, "contrast", "eigen_cam").verdict == "worse"
+    better = shifted(rows, "confidence", -0.08, **where)
     assert "got better" in compare(rows, better).sentence
+
+
+def test_where_one_run_has_no_m2_both_are_judged_by_iou_drop() -> None:
+    rows = make_rows(14)
+    [(_, best)] = tables.combinations_ranked(rows, measure="iou_drop").head(1).iterrows()
+    where = {"method": best["method"], "layer": best["layer"], "strategy": "background_only"}
+    worse = shifted(rows, "iou_delta", 0.08, **where)  # less harm: a smaller IoU drop
+    made = compare(rows, worse[worse["strategy"] != "highlighted_only"])
+    assert made.measure == "iou_drop"
+    assert f"IoU drop of {tables.method_label(best['method'])}" in made.sentence
+    assert not {"M2", "contrast"} & set(made.table["measure"])
 
 
 def test_a_worse_prediction_counts() -> None:

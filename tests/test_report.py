@@ -83,13 +83,22 @@ def test_every_measure_shows_how_it_did_where_the_truth_is_known(page: Any) -> N
         [first, second] = sorted(evidence_of(key), key=lambda card: str(card["tier"]))
         assert f"{name} {first['tau']:.2f} ({first['low']:.2f} to " in page.words
         assert f"{second['tau']:.2f} ({second['low']:.2f} to " in page.words
-    assert "By the contrast of M2 and M1" in page.words
+
+
+def test_the_ranking_goes_by_the_measure_that_judges(page: Any) -> None:
+    made = tables.make(make_rows(20))
+    assert "By contrast, the measure that this report goes by" in page.words
+    for frame in (made.ranking, made.by_iou_drop):
+        for mean in frame["mean"]:
+            assert f"{mean:.3f}".replace("-", "\N{MINUS SIGN}") in page.words
+    assert page.words.rindex("The same by IoU drop") < page.words.rindex("Task 1:")
+    assert "contrast by layer and method" in page.values("alt")
 
 
 def test_navigation_leads_to_sections(page: Any) -> None:
     ids = set(page.values("id"))
     links = page.values("href")
-    assert len(links) == 11
+    assert len(links) == 12
     assert all(link[1:] in ids for link in links)
 
 
@@ -142,6 +151,7 @@ def test_paper_preset_lists_the_published_faults() -> None:
     page = Page(render(rows, make_tiles(3), make_manifest("paper", 3)))
     assert "repeats the published protocol, its faults included" in page.words
     assert "lowest entropy" in page.words
+    assert "By IoU drop, the measure that this report goes by" in page.words
     assert "M3 is won" not in Page(render(SMALL, make_tiles(2), make_manifest())).words
 
 
@@ -226,12 +236,12 @@ def test_the_page_says_how_firm_the_order_is(page: Any) -> None:
     made = tables.make(make_rows(20))
     assert "How firm is the order?" in page.words
     across: Any = made.agreement.set_index("factor")
-    assert f"tiles IoU drop {across.loc['images', 'w']:.2f} 18 10 < 0.001" in page.words
-    assert f"0.05, 0.1, 0.2, 0.3 IoU drop {across.loc['areas', 'w']:.2f} 4 10" in page.words
-    ranks = made.mean_ranks[made.mean_ranks["measure"] == "iou_drop"]
+    assert f"tiles contrast {across.loc['images', 'w']:.2f} 18 10 < 0.001" in page.words
+    assert f"0.05, 0.1, 0.2, 0.3 contrast {across.loc['areas', 'w']:.2f} 4 10" in page.words
+    ranks = made.mean_ranks[made.mean_ranks["measure"] == "contrast"]
     for rank in ranks["mean_rank"]:
         assert f"{rank:.2f}" in page.words
-    assert {f"mean ranks by {m}" for m in ("iou_drop", "M1", "M2", "M3")} <= set(page.values("alt"))
+    assert {f"mean ranks by {m}" for m in tables.MEASURES} <= set(page.values("alt"))
     second = made.precision[made.precision["runner_up"]].iloc[0]
     assert "To tell apart the two best, Score-CAM at decoder:2 and XGrad-CAM at decoder:2" in (
         page.words

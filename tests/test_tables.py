@@ -99,7 +99,7 @@ def test_the_contrast_is_m2_less_m1_of_the_same_cut() -> None:
     ]
     # shown in M1 alone, as the control that is only removed: no contrast
     parts.append(toy([0.1, 0.1], "confidence", "background_only", method="c"))
-    found = tables.joined(pd.concat(parts, ignore_index=True)).set_index("method")
+    found = tables.combinations_ranked(pd.concat(parts, ignore_index=True)).set_index("method")
     assert found["mean"].to_dict() == pytest.approx({"a": (0.8 + 0.1) / 2, "b": (0.1 + 0.1) / 2})
     assert list(found.index) == ["a", "b"]
     assert set(found["measure"]) == {"contrast"}
@@ -108,8 +108,76 @@ def test_the_contrast_is_m2_less_m1_of_the_same_cut() -> None:
 def test_a_contrast_without_its_m1_is_missing() -> None:
     shown = toy([0.9, 0.7], "confidence", "highlighted_only")
     other = toy([0.9, 0.7], "confidence", "background_only", level=0.3)
-    found = tables.joined(pd.concat([shown, other], ignore_index=True))
+    found = tables.combinations_ranked(pd.concat([shown, other], ignore_index=True))
     assert found["n"].tolist() == [0]
+
+
+def contrary() -> Any:
+    """Six images on which `part`, a part of the cause, ruins the mask more than `whole` does, while
+    `whole` alone is enough for the prediction. Random blobs do nothing.
+    """
+    read = {  # method: IoU drop and confidence of M1, confidence of M2
+        "part": (0.8, 0.1, 0.2),
+        "whole": (0.5, 0.2, 0.9),
+        "control:random": (0.0, 0.8, 0.1),
+    }
+    parts = []
+    for method, (drop, removed, kept) in read.items():
+        near = 0.01 * np.arange(6)
+        lost = toy(near - drop, method=method).assign(confidence=removed + near)
+        parts += [lost, toy(kept - near, "confidence", "highlighted_only", method=method)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_strict_goes_by_the_contrast_and_paper_by_iou_drop() -> None:
+    made = tables.make(contrary())
+    assert made.measure == "contrast"
+    assert made.ranking["method"].tolist() == ["whole", "part"]
+    # 0.9 - 0.2 and 0.2 - 0.1, less 0.02 * (0 + ... + 5) / 6
+    assert made.ranking["mean"].tolist() == pytest.approx([0.65, 0.05])
+    assert made.by_iou_drop["method"].tolist() == ["part", "whole"]
+    assert made.faithfulness.set_index("method")["mean"].idxmax() == "part"
+    assert (
+        "whole is the most faithful (contrast M2 \N{MINUS SIGN} M1 0.650, 95 % interval"
+        in made.verdict
+    )
+    assert made.precision["method"].tolist() == ["whole", "part", "control:random"]
+    assert set(made.agreement.set_index("factor").loc[["fills", "areas", "images"], "measure"]) == {
+        "contrast"
+    }
+    paper = tables.make(contrary(), "paper")
+    assert paper.measure == "iou_drop"
+    assert paper.ranking["method"].tolist() == ["part", "whole"]
+    assert "part is the most faithful (IoU drop 0.775" in paper.verdict
+
+
+def test_the_controls_are_beaten_by_the_contrast() -> None:
+    line = one(tables.against_controls(contrary()), measure="contrast", method="whole")
+    # 0.7 - 0.02 n against -0.7 - 0.02 n on every image
+    assert line["random_difference"] == pytest.approx(1.4)
+    assert line["beats_random"]
+
+
+def test_a_contrast_under_an_invalid_fill_is_struck() -> None:
+    stays = [control("original", "", [0.8] * 6), control("target_removed", "black", [0.8] * 6)]
+    rows = pd.concat([contrary(), *stays], ignore_index=True)
+    assert tables.judging(rows) == "M3"
+    found = tables.combinations_ranked(rows, measure="contrast")
+    assert found["struck"].all()
+    assert not found["ranked"].any()
+    assert tables.combinations_ranked(rows, "paper", measure="contrast")["ranked"].all()
+
+
+def test_without_m2_iou_drop_judges_and_says_so() -> None:
+    rows = contrary()
+    made = tables.make(rows[rows["strategy"] == "background_only"])
+    assert made.measure == "iou_drop"
+    assert made.verdict.startswith("No M2 was measured, so judged by IoU drop")
+    assert "part is the most faithful (IoU drop 0.775" in made.verdict
+    # the M2 of a control alone judges no method
+    control_only = rows[(rows["strategy"] == "background_only") | (rows["method"] != "whole")]
+    control_only = control_only[control_only["method"] != "part"]
+    assert tables.judging(control_only) == "iou_drop"
 
 
 def test_an_image_lacking_a_level_is_missing_from_the_fold() -> None:
@@ -336,7 +404,7 @@ def test_mean_ranks_leave_out_a_method_that_failed_nearly_everywhere() -> None:
 
 
 def test_mean_ranks_know_the_direction_and_the_controls(made: Any) -> None:
-    for measure in ("M1", "M2", "M3", "iou_drop"):
+    for measure in tables.MEASURES:
         part = only(made.mean_ranks, measure=measure)
         assert set(part["method"].iloc[:2]) == {"score_cam", "xgrad_cam"}
         assert part["groups"].iloc[0].split()[0] == "a"
@@ -350,6 +418,7 @@ def test_mean_ranks_under_an_invalid_fill_rank_only_in_paper() -> None:
     rows = make_rows(6, fills=("neutral",))
     strict, paper = tables.mean_ranks(rows), tables.mean_ranks(rows, "paper")
     assert not only(strict, measure="iou_drop")["ranked"].any()
+    assert not only(strict, measure="contrast")["ranked"].any()
     assert only(strict, measure="M2")["ranked"].all()
     assert paper["ranked"].all()
     assert only(paper, measure="M1")["struck"].all()
@@ -385,7 +454,7 @@ def test_agreement_turns_measures_that_are_better_lower(made: Any) -> None:
     assert found.loc["measures", "compared"] == "M1, M2, M3, iou_drop"
     tau = one(made.measure_agreement, measure_a="M1", measure_b="M2")
     assert tau["tau"] > 0.9
-    assert len(made.measure_agreement) == 6
+    assert len(made.measure_agreement) == 10
     assert np.isnan(found.loc["fills", "w"])  # one valid fill has nothing to agree with
     assert found.loc["fills", "rankings"] == 1
 
@@ -397,7 +466,7 @@ def test_agreement_without_a_valid_fill_leaves_struck_measures_out() -> None:
     assert (found.loc[["fills", "areas", "images"], "measure"] == "M3").all()
     pairs = tables.measure_agreement(rows)
     assert list(zip(pairs["measure_a"], pairs["measure_b"], strict=True)) == [("M2", "M3")]
-    assert len(tables.measure_agreement(rows, "paper")) == 6
+    assert len(tables.measure_agreement(rows, "paper")) == 10
 
 
 def test_a_candidate_missing_under_one_fill_does_not_cost_the_fill() -> None:
@@ -428,7 +497,7 @@ def test_precision_by_hand() -> None:
 def test_precision_has_the_controls_below_and_the_headline_measure(made: Any) -> None:
     assert made.precision["method"].iloc[-2:].tolist() == ["control:p_c", "control:random"]
     assert made.precision["is_best"].iloc[0]
-    assert (made.precision["measure"] == "iou_drop").all()
+    assert (made.precision["measure"] == "contrast").all()
     leak = tables.precision(make_rows(6, fills=("neutral",)))
     assert (leak["measure"] == "M3").all()
     assert not leak["struck"].any()

@@ -25,8 +25,8 @@ class Compared:
     `table` has a line for each measure and candidate: measure, layer, method ("" and "prediction"
     for the network's own IoU), a, b (means over the common tiles), difference (positive: B is
     better), low, high (95 %), n, p (Wilcoxon, Holm over all lines), verdict (better | worse |
-    same). `worse` says whether a line that counts is worse: the prediction, or the judging measure
-    of a candidate that was not distinguishable from the best of A.
+    same). `worse` says whether a line that counts is worse: the prediction, or `measure`, which
+    judges, of a candidate that was not distinguishable from the best of A.
     """
 
     table: pd.DataFrame
@@ -52,14 +52,14 @@ def compare(
     if not common:
         raise StudyError("two runs without a common tile", "runs on the same data", "name others")
     samples: pd.Index[str] = pd.Index(common, dtype=object)
-    judged = "iou_drop" if at.valid is not False or preset == "paper" else "M3"
-    names = ["M1", "M2", "M3", "iou_drop"]
+    judges = {tables.judging(rows, preset, at=at) for rows in (first, second)}
+    judged = judges.pop() if len(judges) == 1 else "iou_drop"  # one of them has no M2
     lines: list[dict[str, object]] = []
     columns: list[tuple[np.ndarray, np.ndarray]] = []
     original = [_original(rows, at.reference, samples) for rows in (first, second)]
     lines.append({"measure": "IoU", "layer": "", "method": "prediction"})
     columns.append((original[0], original[1]))
-    for measure in names:
+    for measure in tables.MEASURES:
         sides = [tables.candidates(rows, measure, preset, at, samples) for rows in (first, second)]
         for key in sides[0]:
             if key not in sides[1]:

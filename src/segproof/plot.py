@@ -491,7 +491,8 @@ def layers(
     """Task 3: mean of a measure for layer x method, and the paired differences between layers.
 
     `differences` is `tables.layers(...)`; `table` is `tables.faithfulness(...)` for
-    `measure="iou_drop"`, else `tables.auc(...)`.
+    `measure="iou_drop"`, `tables.combinations_ranked(...)` for the contrast, `tables.auc(...)` for
+    the others.
     """
     part = _cell(table[table["measure"] == measure], binarisation, reference, fill)
     part = part[part["layer"] != ""]

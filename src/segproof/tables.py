@@ -1,8 +1,8 @@
 """The tables of tasks 1-3, made from the rows of a study; images are averaged only here.
 
 Rows whose status is not `ok` are counted and never averaged. A number that a fill makes
-meaningless (M1 and IoU drop under a fill that is not valid for the model) stays in the tables
-with `struck` set and, in the strict preset, takes no part in a ranking.
+meaningless (M1, IoU drop and the contrast under a fill that is not valid for the model) stays in
+the tables with `struck` set and, in the strict preset, takes no part in a ranking.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = [
     "fill_agreement",
     "headline",
     "higher_is_better",
-    "joined",
     "judged",
+    "judging",
     "layers",
     "m3_gain",
     "make",
@@ -57,8 +57,9 @@ Array = npt.NDArray[np.float64]
 ALPHA = 0.05
 VALID_DROP = 0.5
 SHORT = {"background_only": "M1", "highlighted_only": "M2", "highlighted_and_target": "M3"}
-MEASURES = ("M1", "M2", "M3", "iou_drop")
 JOINED = "contrast"  # M2 - M1: M1 cannot see a part missing, M2 ties poor maps
+MEASURES = ("M1", "M2", "M3", "iou_drop", JOINED)
+REMOVING = ("M1", "iou_drop", JOINED)  # under a fill that is not valid they measure outlines
 LABELS = {
     "grad_cam": "Grad-CAM",
     "grad_cam_pp": "Grad-CAM++",
@@ -111,7 +112,7 @@ def measure_label(measure: str, preset: Preset = "strict") -> str:
         "M2": "M2 confidence (higher is better)",
         "M3": third,
         "iou_drop": "IoU drop (higher is better)",
-        JOINED: "contrast, M2 \N{MINUS SIGN} M1 confidence (higher is better)",
+        JOINED: "contrast M2 \N{MINUS SIGN} M1 (higher is better)",
     }.get(measure, measure)
 
 
@@ -324,6 +325,22 @@ def headline(rows: pd.DataFrame) -> Headline:
     return Headline(binarisation, reference, "", None)
 
 
+def judging(rows: pd.DataFrame, preset: Preset = "strict", *, at: Headline | None = None) -> str:
+    """The measure that the answer goes by: verdict, overall ranking, agreement, precision.
+
+    strict: the contrast, of the headline measures the one that agrees with the known truth
+    (docs/evidence.md); IoU drop where no M2 was measured, M3 where no fill is valid. paper: IoU
+    drop, as published.
+    """
+    at = headline(rows) if at is None else at
+    if preset == "paper":
+        return "iou_drop"
+    if at.valid is False:
+        return "M3"
+    kept = (rows["strategy"] == "highlighted_only").to_numpy(dtype=bool) & ~_is_control(rows)
+    return JOINED if kept.any() else "iou_drop"
+
+
 # --- controls ---------------------------------------------------------------------------------
 
 
@@ -349,13 +366,11 @@ def _measure_cells(
     return _cells(cut[cut["strategy"] == strategy], column, by, samples), higher
 
 
-def against_controls(
-    rows: pd.DataFrame, preset: Preset = "strict", *, measures: Sequence[str] = MEASURES
-) -> pd.DataFrame:
+def against_controls(rows: pd.DataFrame, preset: Preset = "strict") -> pd.DataFrame:
     """Compare every method x layer with random blobs and with p_c, at matched area, by image.
 
-    One line per measure (M1, M2, M3, iou_drop) x reference x fill x layer x method. For each of
-    `random` and `p_c`: X_difference (positive = the method is better) with X_low, X_high, X_n, the
+    One line per measure of MEASURES x reference x fill x layer x method. For each of `random` and
+    `p_c`: X_difference (positive = the method is better) with X_low, X_high, X_n, the
     Wilcoxon X_p (Holm over methods and layers), beats_X and X_decided. beats_X is better mean and
     p < 0.05; where too few images can decide, the interval lies above 0 and X_decided is False;
     NA where the control was not run.
@@ -365,7 +380,7 @@ def against_controls(
     control = _is_control(rows)
     kinds = set(rows.loc[~control, "binarisation"].unique())
     binarisation = "area" if "area" in kinds or not kinds else "threshold"
-    for measure in measures:
+    for measure in MEASURES:
         cells, higher = _measure_cells(rows, measure, preset, binarisation, samples)
         for (reference, fill), members in cells.groups(["reference", "fill"]):
             block = _Cells(
@@ -387,7 +402,7 @@ def against_controls(
         names = ["measure", "reference", "fill", "layer", "method", "beats_random", "beats_p_c"]
         return _judged(pd.DataFrame(columns=names), validity(rows), [], preset)
     frame = pd.concat(parts, ignore_index=True)
-    struck = frame["measure"].isin(["M1", "iou_drop"])
+    struck = frame["measure"].isin(REMOVING)
     return _judged(frame, validity(rows), struck, preset)
 
 
@@ -628,37 +643,27 @@ def combinations_ranked(
     rows: pd.DataFrame,
     preset: Preset = "strict",
     *,
-    measure: str = "iou_drop",
+    measure: str = "",
     at: Headline | None = None,
     against: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Rank all layer x method pairs together by one measure at the headline cell, best first."""
+    """Rank all layer x method pairs together at the headline cell, best first, by `measure` ("":
+    the one that judges).
+    """
     at = headline(rows) if at is None else at
+    measure = measure or judging(rows, preset, at=at)
     _, _, higher = _definition(measure, preset)
     methods = rows[~_is_control(rows)]
     methods = methods[(methods["reference"] == at.reference) & (methods["fill"] == at.fill)]
     cells, _ = _measure_cells(methods, measure, preset, at.binarisation, _samples(rows))
-    frame = _ranked(_over_levels(cells), ["reference", "fill"], higher).assign(measure=measure)
-    struck = measure in ("M1", "iou_drop", JOINED)
-    frame = _judged(frame, validity(rows), struck, preset)
+    frame = _ranked(_over_levels(cells), ["reference", "fill"], higher)
+    frame = frame.assign(measure=measure, binarisation=at.binarisation)
+    frame = _judged(frame, validity(rows), measure in REMOVING, preset)
     frame = _flagged(frame, against_controls(rows, preset) if against is None else against)
     # The compared best comes first even where a method with very few images has a better mean.
     return frame.sort_values(
         ["is_best", "rank", "mean"], ascending=[False, True, not higher], na_position="last"
     ).reset_index(drop=True)
-
-
-def joined(
-    rows: pd.DataFrame, preset: Preset = "strict", *, at: Headline | None = None
-) -> pd.DataFrame:
-    """All layer x method pairs by the contrast, confidence of M2 - that of M1, best first; columns
-    as `combinations_ranked`, with random and p_c compared on the same tiles.
-
-    1: the region alone is seen as the whole picture is, the rest is seen as nothing. Of the
-    headline measures the one that agrees with the known truth (docs/evidence.md).
-    """
-    against = against_controls(rows, preset, measures=(JOINED,))
-    return combinations_ranked(rows, preset, measure=JOINED, at=at, against=against)
 
 
 def candidates(
@@ -675,7 +680,7 @@ def candidates(
 
 
 def higher_is_better(measure: str, preset: Preset = "strict") -> bool:
-    """Direction of a headline measure: M1, M2, M3 or iou_drop."""
+    """Direction of a headline measure: M1, M2, M3, iou_drop or contrast."""
     return _definition(measure, preset)[2]
 
 
@@ -706,7 +711,7 @@ def layers(rows: pd.DataFrame, preset: Preset = "strict") -> pd.DataFrame:
         names = ["measure", "reference", "fill", "method", "layer_a", "layer_b", "difference"]
         return _judged(pd.DataFrame(columns=[*names, "p", "better"]), validity(rows), [], preset)
     frame = pd.concat(parts, ignore_index=True)
-    return _judged(frame, validity(rows), frame["measure"].isin(["M1", "iou_drop"]), preset)
+    return _judged(frame, validity(rows), frame["measure"].isin(REMOVING), preset)
 
 
 def _layer_pairs(cells: _Cells, members: npt.NDArray[np.intp], higher: bool) -> pd.DataFrame | None:
@@ -815,12 +820,8 @@ def _candidates(
 
 
 def _takes_part(measure: str, valid: bool | None, preset: Preset) -> bool:
-    """Whether a measure may rank under a fill: M1 and IoU drop only under one that is valid."""
-    return measure not in ("M1", "iou_drop") or valid is not False or preset == "paper"
-
-
-def _judged_by(at: Headline, preset: Preset) -> str:
-    return "iou_drop" if _takes_part("iou_drop", at.valid, preset) else "M3"
+    """Whether a measure may rank under a fill: those of removal only under one that is valid."""
+    return measure not in REMOVING or valid is not False or preset == "paper"
 
 
 def mean_ranks(
@@ -832,8 +833,8 @@ def mean_ranks(
 ) -> pd.DataFrame:
     """Friedman test and mean ranks of all layer x method candidates, measure by measure.
 
-    One line per measure (M1, M2, M3, iou_drop) x candidate at the headline cell, best rank first;
-    an image's values are means over the levels. Columns: reference, fill, mean_rank (1 = best),
+    One line per measure of MEASURES x candidate at the headline cell, best rank first; an image's
+    values are means over the levels. Columns: reference, fill, mean_rank (1 = best),
     groups (letters, " " between; candidates with a letter in common are not distinguishable),
     statistic, p, critical_difference (Nemenyi, 5 % family-wise), candidates, n (images with every
     candidate), valid_fill, struck, ranked and the flags. A candidate with fewer than half of the
@@ -864,7 +865,7 @@ def mean_ranks(
         )
         parts.append(frame.sort_values("mean_rank", kind="stable"))
     frame = pd.concat(parts, ignore_index=True)
-    struck = frame["measure"].isin(["M1", "iou_drop"])
+    struck = frame["measure"].isin(REMOVING)
     frame = _judged(frame, validity(rows), struck, preset)
     return _flagged(frame, against_controls(rows, preset) if against is None else against)
 
@@ -898,8 +899,8 @@ def measure_agreement(
     """Kendall tau between the rankings of all candidates by each two headline measures.
 
     At the headline cell; every measure is turned so that higher is better. Columns: reference,
-    fill, measure_a, measure_b, tau, candidates. M1 and IoU drop are missing where the fill is not
-    valid (strict).
+    fill, measure_a, measure_b, tau, candidates. Measures of removal are missing where the fill is
+    not valid (strict).
     """
     at = headline(rows) if at is None else at
     wide = _by_measure(rows, preset, at)
@@ -918,21 +919,22 @@ def agreement(
     """Kendall's W: how far the order of all candidates stays when one thing changes.
 
     One line per factor: fills (those under which the measure ranks), areas (thresholds where no
-    area was studied), measures (all that rank), images; the rest stays at the headline cell and
-    measure. Columns: factor, measure, compared (what the rankings belong to), w (1 = the same
-    order, 0 = nothing in common), rankings, candidates (that all rankings hold), p. p exists for
-    images alone: rankings made from the same images are not independent. Controls are no
-    candidates: that random blobs come last everywhere would pass for agreement.
+    area was studied), measures (all that rank, less the contrast, which is made of two of them),
+    images; the rest stays at the headline cell and measure. Columns: factor, measure, compared
+    (what the rankings belong to), w (1 = the same order, 0 = nothing in common), rankings,
+    candidates (that all rankings hold), p. p exists for images alone: rankings made from the same
+    images are not independent. Controls are no candidates: that random blobs come last everywhere
+    would pass for agreement.
     """
     at = headline(rows) if at is None else at
-    measure = _judged_by(at, preset)
+    measure = judging(rows, preset, at=at)
     methods = rows[~_is_control(rows)]
     cells, higher = _candidates(methods, measure, preset, at)
     folded = _over_levels(cells)
     fills = _by_fill(methods, measure, preset, at, validity(rows))
     levels = _oriented(cells, higher)
     by_level = levels.pivot(index=["layer", "method"], columns="level", values="score")
-    measures = _by_measure(rows, preset, at)
+    measures = _by_measure(rows, preset, at).drop(columns=JOINED, errors="ignore")
     kind = f"{at.binarisation}s"
     out = [
         ("fills", measure, ", ".join(map(str, fills.columns)), fills.to_numpy().T),
@@ -985,7 +987,7 @@ def precision(
     itself, so the number is an order of magnitude; see `stats.tiles_to_tell_apart`.
     """
     at = headline(rows) if at is None else at
-    measure = _judged_by(at, preset)
+    measure = judging(rows, preset, at=at)
     cells, higher = _candidates(rows, measure, preset, at)
     folded = _over_levels(cells)
     frame = folded.keys.assign(measure=measure, control=_is_control(folded.keys))
@@ -1023,7 +1025,7 @@ def precision(
         is_best=place == best,
         runner_up=place == runner_up,
     )
-    frame = _judged(frame, validity(rows), measure in ("M1", "iou_drop"), preset)
+    frame = _judged(frame, validity(rows), measure in REMOVING, preset)
     frame = _flagged(frame, against_controls(rows, preset) if against is None else against)
     order = ["control", "is_best", "runner_up", "mean"]
     ascending = [True, False, False, not higher]
@@ -1121,7 +1123,7 @@ def _verdict(rows: pd.DataFrame, preset: Preset, against: pd.DataFrame, valid: p
     at = headline(rows)
     if rows[~_is_control(rows)].empty:
         return "No verdict: no method was measured, only controls."
-    judged, reason = "iou_drop", ""
+    judged, reason = judging(rows, preset, at=at), ""
     if at.valid is False:
         lowest = valid[(valid["reference"] == at.reference) & (valid["fill"] == at.fill)]
         drop = float(lowest["mean_drop"].iloc[0])
@@ -1130,23 +1132,28 @@ def _verdict(rows: pd.DataFrame, preset: Preset, against: pd.DataFrame, valid: p
             if drop >= 0
             else (f"raises its confidence by {-100 * drop:.0f} %")
         )
+        what = "M1 and IoU drop" if preset == "paper" else "M1, IoU drop and the contrast"
         reason = (
             f"No fill that was used is valid for this model: removing exactly the target with "
-            f"{at.fill} {change}, so M1 and IoU drop measure outlines"
+            f"{at.fill} {change}, so {what} measure outlines"
         )
         if preset == "strict":
-            judged = "M3"
             reason += " and rank nothing; judged by M3 instead. "
         else:
             reason += "; ranked all the same, as published. "
+    elif judged == "iou_drop" and preset == "strict":
+        reason = (
+            "No M2 was measured, so judged by IoU drop, which cannot see that a part of the cause "
+            "is missing. "
+        )
     ranked = combinations_ranked(rows, preset, measure=judged, at=at, against=against)
     ranked = ranked[ranked["n"] > 0]
     if ranked.empty:
         return reason + "No verdict: no heatmap could be judged (see the counts of statuses)."
-    return reason + _sentence(ranked, at, judged, preset) + _caveats(at, preset)
+    return reason + _sentence(ranked, at, judged) + _caveats(at, preset)
 
 
-def _sentence(ranked: pd.DataFrame, at: Headline, judged: str, preset: Preset) -> str:
+def _sentence(ranked: pd.DataFrame, at: Headline, judged: str) -> str:
     """The winner, those not distinguishable from it, and those that fail the controls."""
     top = ranked.iloc[0]
     several = ranked["layer"].nunique() > 1
@@ -1154,8 +1161,7 @@ def _sentence(ranked: pd.DataFrame, at: Headline, judged: str, preset: Preset) -
     def name(line: Any) -> str:
         return method_label(line["method"]) + (f" at {line['layer']}" if several else "")
 
-    word = {"iou_drop": "IoU drop", "M3": "M3 entropy" if preset == "paper" else "M3 certainty"}
-    value = f"{word[judged]} {top['mean']:.3f}"
+    value = f"{measure_label(judged).split(' (')[0]} {top['mean']:.3f}"
     if np.isfinite(top["low"]):
         value += f", 95 % interval {top['low']:.3f} to {top['high']:.3f}"
     tiles = f"{int(top['n'])} tile" + ("" if top["n"] == 1 else "s")
@@ -1169,7 +1175,7 @@ def _sentence(ranked: pd.DataFrame, at: Headline, judged: str, preset: Preset) -
             f"{at.fill}), is not shown to be better than random blobs of the same size."
         )
     else:
-        claim = "is the most faithful" if judged == "iou_drop" else "ranks first"
+        claim = "ranks first" if judged == "M3" else "is the most faithful"
         if not bool(top["decidable"]):
             claim = "leads"
         text = f"{where}{name(top)} {claim} ({value}, {kind}, fill {at.fill})."
@@ -1227,17 +1233,22 @@ def _caveats(at: Headline, preset: Preset) -> str:
 
 @dataclass(frozen=True)
 class Tables:
-    """Every table of a study, made once for the terminal and the report."""
+    """Every table of a study, made once for the terminal and the report.
+
+    `measure` is the one that judges; `ranking` goes by it, `by_iou_drop` by IoU drop, both over all
+    layers and methods.
+    """
 
     preset: Preset
     at: Headline
+    measure: str
     verdict: str
     sweep: pd.DataFrame
     best: pd.DataFrame
     auc: pd.DataFrame
     faithfulness: pd.DataFrame
     ranking: pd.DataFrame
-    joined: pd.DataFrame
+    by_iou_drop: pd.DataFrame
     layers: pd.DataFrame
     validity: pd.DataFrame
     against_controls: pd.DataFrame
@@ -1254,17 +1265,18 @@ class Tables:
 def make(rows: pd.DataFrame, preset: Preset = "strict") -> Tables:
     """Make all tables from the rows of a study."""
     against, valid, at = against_controls(rows, preset), validity(rows), headline(rows)
-    measure = _judged_by(at, preset)
+    measure = judging(rows, preset, at=at)
     return Tables(
         preset=preset,
         at=at,
+        measure=measure,
         verdict=_verdict(rows, preset, against, valid),
         sweep=sweep(rows, preset, against=against),
         best=best(rows, preset, against=against),
         auc=auc(rows, preset, against=against),
         faithfulness=faithfulness(rows, preset, against=against),
         ranking=combinations_ranked(rows, preset, measure=measure, at=at, against=against),
-        joined=joined(rows, preset, at=at),
+        by_iou_drop=combinations_ranked(rows, preset, measure="iou_drop", at=at, against=against),
         layers=layers(rows, preset),
         validity=valid,
         against_controls=against,

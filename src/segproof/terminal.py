@@ -71,12 +71,13 @@ def print_status(out: Console, found: Status) -> None:
 
 
 def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
-    """Print tasks 1-3 and the rank agreement at the headline fill; struck through: outlines.
+    """Print the ranking of all methods and layers together by the measure that judges, the best of
+    them, then tasks 1-3 and the rank agreement, all at the headline fill; struck through: outlines.
 
-    `brief`: only the ranking of all methods and layers together, the best of them.
+    `brief`: only the ranking.
     """
+    _print_candidates(out, made)
     if brief:
-        _print_candidates(out, made)
         return
     for kind in ("threshold", "area"):
         _print_best(out, made, kind)
@@ -137,7 +138,7 @@ def _print_candidates(out: Console, made: Tables) -> None:
     ranking = made.ranking
     if ranking.empty:
         return
-    measure = tables.measure_label(str(ranking["measure"].iloc[0]), made.preset)
+    measure = tables.measure_label(made.measure, made.preset)
     table = _table(f"{measure}, mean over {made.at.binarisation}s", made)
     for name in ("rank", "layer", "method"):
         table.add_column(name)

@@ -189,8 +189,8 @@ def _studied(
     if made.validity.empty:
         section.add(
             "text",
-            "Not tested: the control that removes exactly the target was not run. M1 and IoU drop "
-            "may measure outlines instead of evidence.",
+            "Not tested: the control that removes exactly the target was not run. M1, IoU drop and "
+            "the contrast may measure outlines instead of evidence.",
         )
     else:
         _validity(section, made)
@@ -246,7 +246,7 @@ def _validity(section: Section, made: Tables) -> None:
     caption = (
         "Relative drop of confidence when exactly the target is replaced by the fill. A fill that "
         "leaves the model confident draws the outline of the object instead of removing it. Below "
-        "0.5 its M1 and IoU drop are struck out and, in the strict preset, rank nothing."
+        "0.5 its M1, IoU drop and contrast are struck out and, in the strict preset, rank nothing."
     )
     section.add("grid", Grid([*head, ("Tiles", True), ("", False)], lines, caption))
     picture = plot.data_uri(plot.svg(plot.validity(made.validity)))
@@ -495,12 +495,51 @@ def _task2(made: Tables) -> Section:
             caption = "Crossing lines: the order at fixed thresholds comes partly from region size."
             uri = plot.data_uri(plot.svg(figure))
             target.add("picture", Picture(uri, "order at thresholds and at matched area", caption))
-        if place == 0:
-            _joined(target, made)
-            _mean_ranks(target, made)
         if place:
             section.add("fold", target)
     return section
+
+
+def _overall(made: Tables) -> Section:
+    """What the verdict goes by: all candidates at the headline cell, by value and by rank."""
+    name = _measure_name(made.measure)
+    where = f"fill {made.at.fill}, region {made.at.reference}"
+    section = Section(
+        "ranking",
+        "All layers and methods together",
+        f"By {name}, the measure that this report goes by; {where}. {JUDGING[made.measure]}",
+    )
+    if made.ranking.empty:
+        section.add("text", "Nothing was measured that could be ranked.")
+        return section
+    section.add("grid", _ranking_grid(made.ranking))
+    if made.measure != "iou_drop" and len(made.by_iou_drop):
+        section.add("fold", _fold("The same by IoU drop", [_ranking_grid(made.by_iou_drop)]))
+    _mean_ranks(section, made)
+    return section
+
+
+def _ranking_grid(frame: pd.DataFrame) -> Grid:
+    lines = [
+        [
+            _num("struck" if i["struck"] else DASH if pd.isna(i["rank"]) else f"{i['rank']:.0f}"),
+            Cell(i["layer"]),
+            Cell(method_label(i["method"]), mark=_mark(i)),
+            _value(i, strong=bool(i["is_best"])),
+            _num("best" if i["is_best"] else _p(i["p_vs_best"])),
+            _num(str(i["n"])),
+            Cell(f"{_yes(i['beats_random'])} / {_yes(i['beats_p_c'])}"),
+        ]
+        for i in _lines(frame)
+    ]
+    head = [("Rank", True), ("Layer", False), ("Method", False)]
+    head += [(_measure_name(frame["measure"].iloc[0]), True), ("p to best", True), ("n", True)]
+    caption = "Mean over the levels of each tile, 95 % interval below; ties share a rank."
+    return Grid([*head, ("Beats random / p_c", False)], lines, caption)
+
+
+def _yes(value: Any) -> str:
+    return "undecided" if pd.isna(value) else "yes" if value else "no"
 
 
 def _mean_ranks(section: Section, made: Tables) -> None:
@@ -508,17 +547,17 @@ def _mean_ranks(section: Section, made: Tables) -> None:
     frame = made.mean_ranks
     if frame.empty:
         return
-    lead = str(made.precision["measure"].iloc[0])
-    section.add("heading", "All layers and methods together, by rank")
+    lead = made.measure
+    section.add("heading", "By rank on every tile")
     caption = (
         "Every tile ranks the candidates; the axis shows the mean ranks. Candidates under one bar "
         "are not distinguishable: their ranks differ by less than Nemenyi's critical difference."
     )
     section.add("picture", _ranks_picture(made, lead, caption))
     others = Section("", "The same by the other measures, and all mean ranks")
-    for measure in (m for m in ("iou_drop", "M1", "M2", "M3") if m != lead):
+    for measure in (m for m in tables.MEASURES if m != lead):
         others.add("picture", _ranks_picture(made, measure, ""))
-    others.add("grid", _ranks_grid(frame))
+    others.add("grid", _ranks_grid(frame, lead))
     section.add("fold", others)
 
 
@@ -531,10 +570,10 @@ def _measure_name(measure: str) -> str:
     return "IoU drop" if measure == "iou_drop" else measure
 
 
-def _ranks_grid(frame: pd.DataFrame) -> Grid:
+def _ranks_grid(frame: pd.DataFrame, lead: str) -> Grid:
     measures = list(dict.fromkeys(frame["measure"]))
     indexed = {(i["layer"], i["method"], i["measure"]): i for i in _lines(frame)}
-    order = _at(frame, measure="iou_drop" if "iou_drop" in measures else measures[0])
+    order = _at(frame, measure=lead if lead in measures else measures[0])
     lines = []
     for layer, method in zip(order["layer"], order["method"], strict=True):
         line = [Cell(str(layer)), Cell(method_label(method))]
@@ -615,8 +654,9 @@ def _task3(made: Tables) -> Section:
     if made.layers.empty:
         section.add("text", "Only one layer was studied, so there is nothing to compare.")
         return section
-    for measure in ("iou_drop", "M1", "M2", "M3"):
-        source = made.faithfulness if measure == "iou_drop" else made.auc
+    tables_of = {made.measure: made.ranking, "iou_drop": made.faithfulness}
+    for measure in dict.fromkeys((made.measure, "iou_drop", *SHORT.values())):
+        source = tables_of.get(measure, made.auc)
         lines = _at(made.layers, measure=measure, reference=at.reference, fill=at.fill)
         if lines.empty:
             continue
@@ -654,7 +694,7 @@ def _layers_grid(frame: pd.DataFrame, before: str = "") -> Grid:
         verdict = item["better"] or ("no difference shown" if item["decidable"] else "undecided")
         lines.append(
             [
-                Cell("IoU drop" if item["measure"] == "iou_drop" else item["measure"]),
+                Cell(_measure_name(item["measure"])),
                 Cell(method_label(item["method"])),
                 Cell(f"{item['layer_a']} {MINUS} {item['layer_b']}"),
                 _num(
@@ -686,9 +726,9 @@ def _controls(made: Tables) -> Section:
     frame = _at(made.against_controls, reference=made.at.reference, fill=made.at.fill)
     known = [n for n in ("random", "p_c") if len(frame) and frame[f"beats_{n}"].notna().any()]
     if known:
-        section.add("grid", _against_grid(_at(frame, measure="iou_drop"), known))
-        others = _against_grid(frame[frame["measure"] != "iou_drop"], known)
-        section.add("fold", _fold("The same for M1, M2 and M3", [others]))
+        section.add("grid", _against_grid(_at(frame, measure=made.measure), known))
+        others = _against_grid(frame[frame["measure"] != made.measure], known)
+        section.add("fold", _fold("The same by the other measures", [others]))
     else:
         section.add("text", "The controls random and p_c were not run, so no method is marked.")
     if len(made.originals):
@@ -704,7 +744,7 @@ def _against_grid(frame: pd.DataFrame, known: Sequence[str]) -> Grid:
     lines = []
     for item in _lines(frame):
         line = [
-            Cell("IoU drop" if item["measure"] == "iou_drop" else item["measure"]),
+            Cell(_measure_name(item["measure"])),
             Cell(item["layer"]),
             Cell(method_label(item["method"]), mark=_mark(item)),
         ]
@@ -782,6 +822,14 @@ def _gain_grid(made: Tables) -> Grid:
     return Grid([*head, ("n", True)], lines, caption)
 
 
+JUDGING = {
+    JOINED: (
+        "Confidence with the region alone minus confidence without it: 1 where the region is all "
+        "that counts. M1 and IoU drop cannot see that a part of the cause is missing; this can."
+    ),
+    "iou_drop": "It cannot see that a part of the cause is missing.",
+    "M3": "No fill is valid for this model, so that nothing can be judged by what is removed.",
+}
 FACTORS = {
     "fills": "fills",
     "areas": "matched areas",
@@ -1004,41 +1052,6 @@ def _tau(card: Mapping[str, Any] | None) -> str:
     return f"{card['tau']:.2f} ({card['low']:.2f} to {card['high']:.2f})"
 
 
-def _joined(section: Section, made: Tables) -> None:
-    """All candidates by the contrast of M2 and M1, at the headline cell."""
-    frame = made.joined
-    if frame.empty:
-        return
-    section.add("heading", "By the contrast of M2 and M1")
-    lines = [
-        [
-            _num("struck" if i["struck"] else _rank(i["rank"])),
-            Cell(i["layer"]),
-            Cell(method_label(i["method"])),
-            _num(_number(i["mean"]), strong=bool(i["is_best"])),
-            _num(f"{_number(i['low'])} to {_number(i['high'])}"),
-            _num(str(i["n"])),
-            Cell(f"{_yes(i['beats_random'])} / {_yes(i['beats_p_c'])}"),
-        ]
-        for i in _lines(frame)
-    ]
-    head = [("Rank", True), ("Layer", False), ("Method", False), ("M2 - M1", True)]
-    head += [("95 % interval", True), ("Tiles", True), ("Beats random / p_c", False)]
-    caption = (
-        "Confidence with the region alone minus confidence without it: 1 where the region is all "
-        "that counts. M1 and IoU drop cannot see that a part of the cause is missing; this can."
-    )
-    section.add("grid", Grid(head, lines, caption))
-
-
-def _rank(value: Any) -> str:
-    return "-" if pd.isna(value) else f"{value:.0f}"
-
-
-def _yes(value: Any) -> str:
-    return "undecided" if pd.isna(value) else "yes" if value else "no"
-
-
 def _statuses(made: Tables) -> Section:
     section = Section(
         "statuses",
@@ -1087,6 +1100,13 @@ NOTES: tuple[tuple[str, str], ...] = (
             "strict: entropy of the class probabilities over the region, from 0 to 1. paper: "
             f"{MINUS}p log p of the class alone, averaged over the whole tile; it is low as well "
             "when the model is sure that nothing is there."
+        ),
+    ),
+    (
+        "Contrast",
+        (
+            "Confidence of M2 minus confidence of M1: 1 where the region is all that counts. What "
+            "the strict preset goes by, since it orders maps of known quality rightly."
         ),
     ),
     (
@@ -1198,6 +1218,7 @@ def render(
     sections = [
         _studied(made, tiles, manifest, rows),
         _gallery(pictures),
+        _overall(made),
         _task1(made),
         _task2(made),
         _task3(made),
