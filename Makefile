@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= demo
 
-.PHONY: demo test test-slow mutants lint types format clean
+.PHONY: demo test test-slow mutants bench bench-check lint types format clean
 
 demo: $(VENV)/.base
 	$(BIN)/segproof demo --out $(OUT)
@@ -19,6 +19,15 @@ test-slow: $(VENV)/.test
 # wrong formulas, one at a time: the fast tests have to notice each
 mutants: $(VENV)/.test
 	$(BIN)/python tests/mutants.py
+
+# every asked number of speed and memory, then the page; on a quiet machine, about an hour
+bench: $(VENV)/.test
+	for name in heatmaps floor scale memory rankings study; do $(BIN)/python benchmarks/$$name.py || exit; done
+	$(BIN)/python docs/benchmarks.py
+
+# ratios now beside the committed ones
+bench-check: $(VENV)/.test
+	$(BIN)/python benchmarks/regression.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
