@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import socket
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from segproof.data import FolderDataset
 from segproof.errors import ModelError, UnknownNameError
 from segproof.load import demo_model_spec, load_model, save_model
-from segproof.model import SegmentationModel, evaluating, probabilities
+from segproof.model import SIZES, SegmentationModel, evaluating, probabilities
 from toys import ToyNet, toy_images, toy_model
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -275,6 +276,37 @@ def test_resolve_layer(unet: SegmentationModel) -> None:
         "segmentation_head": "segmentation_head",
     }
     assert {name: unet.resolve_layer(name, 64) for name in names} == names
+
+
+def test_all_aliases_of_a_network_are_found_by_one_forward() -> None:
+    torch.manual_seed(0)
+    model = SegmentationModel(smp.Unet(**CONFIG), classes=["roof"], mean=MEAN, std=STD).eval()
+    sizes: list[tuple[int, ...]] = []
+    model.net.register_forward_pre_hook(lambda _net, given: sizes.append(tuple(given[0].shape)))
+    assert model.resolve_layer("decoder.blocks.1", (64, 96)) == "decoder.blocks.1"
+    assert sizes == []
+    found = model.layers((64, 96), bands=3)
+    names = [layer.alias for layer in found] + ["decoder:-1", "bottleneck"]
+    assert [model.resolve_layer(name, (64, 96)) for name in names][:-2] == [x.path for x in found]
+    assert sizes == [(1, 3, 64, 96)]
+    found.clear()  # the caller's own list
+    assert model.layers((64, 96))[0].size == (32, 48)
+    assert model.layers((96, 64))[0].size == (48, 32)
+    assert sizes == [(1, 3, 64, 96), (1, 3, 96, 64)]
+    # another module in its place: what was known of the network is known no more
+    blocks: Any = model.net.get_submodule("decoder.blocks")
+    blocks[4] = copy.deepcopy(blocks[4])
+    assert model.layers((64, 96))[-1].path == "decoder.blocks.4"
+    assert len(sizes) == 3
+    assert copy.deepcopy(model).layers((64, 96)) == model.layers((64, 96))
+    assert len(sizes) == 3  # a copy has modules of its own, and knows them
+
+
+def test_layers_of_many_sizes_are_not_kept_for_ever() -> None:
+    model = SegmentationModel(ToyNet(), classes=["roof"])
+    for side in range(8, 8 + 4 * (SIZES + 3), 4):
+        model.layers((8, side))
+    assert len(model._layers_seen) <= SIZES
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_plan_counts_what_is_shown(strict: Results, tiles: Path) -> None:
     flat = (
         strict.rows.assign(flat=strict.rows["status"] == "all_zero").groupby("sample")["flat"].sum()
     )
-    spent = ok.set_index("sample")["forwards"] + flat
+    spent = ok.set_index("sample")["asked"] + flat
     assert (spent == plan.forwards_per_tile).all()
     assert len(strict.rows) == 2 * plan.shown_per_tile
     assert plan.forwards == 3 * plan.forwards_per_tile
@@ -484,7 +484,7 @@ def test_planned_forwards_are_spent(wide_run: tuple[Study, Results]) -> None:
     plan = study.plan()
     ok = results.tiles[results.tiles["status"] == "ok"]
     assert len(ok)
-    assert set(ok["forwards"]) == {plan.forwards_per_tile}
+    assert set(ok["asked"]) == {plan.forwards_per_tile}
     rows = results.rows
     assert set(rows.groupby("sample").size()) == {plan.shown_per_tile}
 
@@ -692,7 +692,7 @@ def test_measures_of_whole_heatmaps_are_scores(
     assert "deletion (lower is better)" in page
     assert "a control has no method (1)" in page
     # what they cost is counted too
-    spent = results.tiles["forwards"].iloc[0]
+    spent = results.tiles["asked"].iloc[0]
     assert spent > study.plan().forwards_per_tile + 20 * 6
 
 
@@ -888,7 +888,7 @@ def test_methods_without_a_layer_are_rows_of_the_input(tiles: Path, tmp_path: Pa
     assert set(found["grad_cam"]) == {"decoder:1", "decoder:2", "fused:mean"}
     plan = study.plan()
     flat = int((results.rows["status"] == "all_zero").sum())
-    assert int(results.tiles["forwards"].sum()) + flat == plan.forwards_per_tile
+    assert int(results.tiles["asked"].sum()) + flat == plan.forwards_per_tile
     assert plan.forwards_per_tile == 1 + len(occlusion_windows((96, 96))) + plan.shown_per_tile
     assert len(results.rows) == plan.shown_per_tile
     ranked = results.faithfulness()

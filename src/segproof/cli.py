@@ -596,12 +596,17 @@ def recommend(
         "mean": _numbers(mean, "--mean"),
         "std": _numbers(std, "--std"),
     }
-    network = Study.of(**settings).open_model(allow_code=allow_code)
-    aliases = [layer.alias for layer in network.layers(256)]
+    asked = Study.of(**settings)
+    keep_blocks()
+    network = asked.open_model(allow_code=allow_code)
+    aliases = [
+        layer.alias
+        for layer in network.layers(*asked.shown_size(network, asked.open_data(network)))
+    ]
     stages = [alias for alias in aliases if alias.startswith("encoder")]
     blocks = [alias for alias in aliases if alias.startswith("decoder")]
     chosen = Study.of(**settings, layers=(*stages[-1:], *blocks))
-    return _run(chosen, out_, allow_code=allow_code, brief=True)
+    return _run(chosen, out_, allow_code=allow_code, brief=True, network=network)
 
 
 @app.command
@@ -911,10 +916,11 @@ def _run(
     allow_code: bool = False,
     brief: bool = False,
     how: Mapping[str, Any] | None = None,
+    network: SegmentationModel | None = None,
 ) -> int:
     keep_blocks()
     probe(folder)
-    network = chosen.open_model(allow_code=allow_code)
+    network = network or chosen.open_model(allow_code=allow_code)
     source = chosen.open_data(network)
     with graceful_stop(err) as stop, progress_bar(err, "pictures shown") as advance:
         plan: Plan | None = None
@@ -991,7 +997,8 @@ def _say_plan(plan: Plan) -> None:
             )
     out.print(
         f"at most {plan.forwards_per_tile:,} forwards a tile, {plan.forwards:,} in all;"
-        f" about {minutes:.0f} min at {each * 1000:.0f} ms each",
+        f" about {minutes:.0f} min at {each * 1000:.0f} ms each (what is asked for twice is shown"
+        " once; how much that is, the maps will tell)",
         style="dim",
     )
     if "asked" in plan.pace:
@@ -1034,8 +1041,8 @@ def _finish(results: Results, *, brief: bool = False) -> None:
     path = results.folder / "report.html"
     write_atomic(path, lambda stream: _write(stream, page.encode()))
     print_tables(out, made, brief=brief)
-    counts = results.manifest["tiles"]
-    _say_tiles(counts)
+    _say_tiles(results.manifest["tiles"])
+    _say_forwards(results.manifest)
     out.print(f"\n[bold]{escape(made.verdict)}[/]\n")
     if brief:
         out.print(f"again: {escape(results.manifest['command'])}", soft_wrap=True)
@@ -1047,6 +1054,13 @@ def _say_tiles(counts: Mapping[str, Any]) -> None:
         f"tiles: {counts['ok']} ok, {counts['skipped']} skipped, {counts['failed']} failed"
         + "".join(f"\n  {n} x {escape(reason)}" for reason, n in counts["reasons"].items())
     )
+
+
+def _say_forwards(manifest: Mapping[str, Any]) -> None:
+    """Forwards that were asked for and those that were needed."""
+    spent = manifest["forwards"]
+    asked = manifest.get("forwards_asked", spent)  # runs of an earlier version showed all
+    out.print(f"forwards: {asked:,} asked for, {spent:,} shown", style="dim")
 
 
 def _picture(image: Path | None, model: SegmentationModel, size: int) -> torch.Tensor:

@@ -30,6 +30,7 @@ __all__ = [
 
 Activation = Literal["softmax", "sigmoid"]
 
+SIZES: Final = 64  # sizes of pictures whose layers are remembered at a time
 QUERIES: Final = ("class_queries_logits", "masks_queries_logits")
 LOGIT_NAMES: Final = ("logits", "out", "masks", "mask", "pred", "prediction", "output")
 
@@ -83,6 +84,8 @@ class SegmentationModel(nn.Module):
         self.output = output
         self.kernels = EXACT
         self.bands = len(mean) if mean is not None else None
+        self._modules_seen: list[tuple[str, nn.Module]] = []
+        self._layers_seen: dict[tuple[int, ...], list[Layer]] = {}
         self.register_buffer("mean", torch.tensor(mean or [0.0]).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std or [1.0]).view(-1, 1, 1), persistent=False)
 
@@ -226,16 +229,22 @@ class SegmentationModel(nn.Module):
         )
 
     def layers(self, size: int | tuple[int, int] = 512, bands: int | None = None) -> list[Layer]:
-        """The layers worth explaining, found by running the network once on zeros of `size` pixels.
+        """The layers worth explaining, found by running the network once on zeros of `size` pixels;
+        remembered for a size as long as its modules stay the same ones.
 
         Encoder stages (`encoder:1` finest) come first, then decoder blocks (`decoder:1` coarsest to
         `decoder:-1` finest, also counted from the end).
         """
         sides = (size, size) if isinstance(size, int) else size
         shape = (1, bands or self.input_bands, *sides)
-        with tracing(self.net, 1, sides) as seen, evaluating(self), torch.inference_mode():
-            self(torch.zeros(shape, device=self.device))
-        return find_layers(self.net, seen, self.channels, sides)
+        modules = list(self.net.named_modules())
+        if modules != self._modules_seen or len(self._layers_seen) == SIZES:
+            self._modules_seen, self._layers_seen = modules, {}
+        if shape not in self._layers_seen:
+            with tracing(self.net, 1, sides) as seen, evaluating(self), torch.inference_mode():
+                self(torch.zeros(shape, device=self.device))
+            self._layers_seen[shape] = find_layers(self.net, seen, self.channels, sides)
+        return list(self._layers_seen[shape])
 
     def resolve_layer(self, name: str, size: int | tuple[int, int] = 512) -> str:
         """The module path of a layer given by path or alias (`decoder:1`, `decoder:-1`,

@@ -16,7 +16,7 @@ from segproof.data import SampleSource
 from segproof.errors import DataError, ModelError
 from segproof.kernels import EXACT, Kernels
 from segproof.model import SegmentationModel, evaluating, running
-from segproof.trial import Plan, control_rows
+from segproof.trial import Plan, control_rows, counting
 
 __all__ = ["choose_kernels", "forward_seconds"]
 
@@ -50,10 +50,17 @@ def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
     float32 on the first tile's controls. `auto` takes the fastest that differs nowhere by more than
     TOLERANCE; a named format is taken, with channels last if that runs, else float32.
     """
-    kernels, found = halving(
-        lambda batch: _tried(plan.batched(batch), model, data), plan.study.batch
-    )
-    return replace(plan, kernels=kernels, pace=found)
+    spent = 0
+
+    def count(forwards: int, asked: int | None = None) -> None:
+        nonlocal spent
+        spent += forwards
+
+    with counting(model, count):
+        kernels, found = halving(
+            lambda batch: _tried(plan.batched(batch), model, data), plan.study.batch
+        )
+    return replace(plan, kernels=kernels, pace={**found, "forwards": spent})
 
 
 def _tried(

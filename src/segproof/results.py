@@ -82,7 +82,7 @@ _PANDAS: Final = {"TEXT": "str", "REAL": "float64", "INTEGER": "int64"}
 _ARROW: Final = {"TEXT": pa.string(), "REAL": pa.float64(), "INTEGER": pa.int64()}
 _CHUNK: Final = 50_000  # rows per step of an export: memory does not grow with the study
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-_STORE: Final = 2  # the layout of run.db
+_STORE: Final = 3  # the layout of run.db
 _PROBE: Final = 1 << 20  # bytes that a folder has to take before anything is computed
 _PATIENCE: Final = 0.5  # s: `status` holds the lock for a moment
 _PICTURE: Final = 1 << 28  # bytes that the picture of a tile may unpack to
@@ -91,7 +91,7 @@ _PICTURE: Final = 1 << 28  # bytes that the picture of a tile may unpack to
 @dataclass(frozen=True)
 class TileResult:
     """All that one tile yields: its status with a reason, its rows and perhaps a picture for
-    people.
+    people. `forwards` were spent, for `asked` pictures: what is asked for twice is shown once.
     """
 
     sample: str
@@ -102,6 +102,7 @@ class TileResult:
     scores: Sequence[tuple[object, ...]] = ()
     picture: bytes | None = None
     forwards: int = 0
+    asked: int = 0
     seconds: float = 0.0
     digest: str = ""
 
@@ -149,7 +150,7 @@ class RunStore:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS tiles"
                 " (sample TEXT PRIMARY KEY, position INTEGER, status TEXT, reason TEXT,"
-                " forwards INTEGER, seconds REAL, digest TEXT, picture BLOB,"
+                " forwards INTEGER, asked INTEGER, seconds REAL, digest TEXT, picture BLOB,"
                 " ended REAL, checksum TEXT)"
             )
             self._db.execute(
@@ -210,13 +211,14 @@ class RunStore:
                     ((place, *row) for place, row in enumerate(found)),
                 )
             self._db.execute(
-                "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     tile.sample,
                     tile.position,
                     tile.status,
                     tile.reason,
                     tile.forwards,
+                    tile.asked,
                     tile.seconds,
                     tile.digest,
                     tile.picture,
@@ -313,10 +315,15 @@ class Results:
 
     @cached_property
     def tiles(self) -> pd.DataFrame:
-        """One row per tile: sample, status (ok, skipped, failed), reason, forwards, seconds."""
-        names = ["sample", "status", "reason", "forwards", "seconds"]
+        """One row per tile: sample, status (ok, skipped, failed), reason, forwards spent and asked
+        for, seconds.
+        """
+        names = ["sample", "status", "reason", "forwards", "asked", "seconds"]
         with reading(self.folder / "run.db") as db:
-            query = f"SELECT {', '.join(names)} FROM tiles ORDER BY position, sample"  # noqa: S608
+            known = {column for _, column, *_ in db.execute("PRAGMA table_info(tiles)")}
+            # runs of an earlier version showed all that was asked for
+            found = [name if name in known else "forwards" for name in names]
+            query = f"SELECT {', '.join(found)} FROM tiles ORDER BY position, sample"  # noqa: S608
             return pd.DataFrame(db.execute(query).fetchall(), columns=names)
 
     def pictures(self, most: int = 4) -> list[dict[str, Any]]:

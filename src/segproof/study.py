@@ -86,10 +86,7 @@ class Study(Settings):
         count = len(data) if self.limit is None else min(self.limit, len(data))
         if not count:
             raise DataError("a data set without a tile", "at least one", "check --data")
-        size, bands = _first_size(data)
-        if self.pad:
-            below, right = model.padding(size)
-            size = (size[0] + below, size[1] + right)
+        size, bands = self.shown_size(model, data)
         paths = {name: model.resolve_layer(name, size) for name in self.layers}
         if len(set(paths.values())) != len(paths):
             raise StudyError(f"one layer twice in {list(paths)}", "distinct layers", "remove one")
@@ -104,6 +101,16 @@ class Study(Settings):
             class_index=index,
             shape=(bands, *size),
         )
+
+    def shown_size(
+        self, model: SegmentationModel, data: SampleSource
+    ) -> tuple[tuple[int, int], int]:
+        """Height and width of the first tile as the network is shown it, and its bands."""
+        size, bands = _first_size(data)
+        if self.pad:
+            below, right = model.padding(size)
+            size = (size[0] + below, size[1] + right)
+        return size, bands
 
     def replanned(
         self, model: SegmentationModel, data: SampleSource, chosen: Mapping[str, Any]
@@ -333,6 +340,7 @@ class Study(Settings):
                 "reasons": {str(reason): int(n) for reason, n in reasons.items()},
             },
             "forwards": int(tiles["forwards"].sum()) + plan.probe_forwards,
+            "forwards_asked": int(tiles["asked"].sum()) + plan.probe_forwards,
             "kernels": plan.pace,
             "seconds": round(seconds, 1),
             "machine": {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -60,6 +62,7 @@ __all__ = [
     "choose_fills",
     "choose_outline",
     "control_rows",
+    "counting",
     "digest_or_none",
     "outline_name",
     "probe_fills",
@@ -156,8 +159,9 @@ class Plan:
 
     @property
     def forwards_per_tile(self) -> int:
-        """Forwards per tile at most: capture, those that methods spend on each channel, perturbed
-        pictures.
+        """Forwards per tile that are asked for, at most: capture, those that methods spend on each
+        channel, perturbed pictures. Channels and maps that are flat need none, and pictures that
+        are alike one: that shows when the maps are there.
         """
         spent = sum(
             1 + CHANNELWISE[method] * layer.channels
@@ -175,6 +179,12 @@ class Plan:
         return self.tiles * self.forwards_per_tile
 
 
+class Count(Protocol):
+    """Told of forwards that were spent, and of how many the plan had asked for in their place."""
+
+    def __call__(self, forwards: int, asked: int | None = None) -> None: ...
+
+
 def study_tile(
     plan: Plan,
     model: SegmentationModel,
@@ -185,11 +195,12 @@ def study_tile(
     """Study one tile: idempotent, no side effects; what goes wrong becomes its status."""
     started = time.perf_counter()
     name = data.ids[position]
-    spent = 0
+    spent = wanted = 0
 
-    def count(forwards: int) -> None:
-        nonlocal spent
+    def count(forwards: int, asked: int | None = None) -> None:
+        nonlocal spent, wanted
         spent += forwards
+        wanted += forwards if asked is None else asked
         tick(forwards)
 
     def finish(status: str, reason: str = "", **found: Any) -> TileResult:
@@ -199,6 +210,7 @@ def study_tile(
             status=status,
             reason=reason,
             forwards=spent,
+            asked=wanted,
             seconds=time.perf_counter() - started,
             digest=digest_or_none(data, position),
             **found,
@@ -336,7 +348,7 @@ def control_rows(
         for fill in plan.fills
     }
     shared = study.model_copy(update={"controls": ("p_c", "random")})
-    trial = _Trial(plan, model, name, seen, truth, fills, lambda _count: None)
+    trial = _Trial(plan, model, name, seen, truth, fills, lambda *_: None)
     heats = [*_control_heats(shared, name, seen, truth)]
     yield from trial.read(row for heat in reversed(heats) for row in trial.cut(heat))
 
@@ -362,7 +374,7 @@ def _try_tile(
     seen: Capture,
     truth: Tensor,
     donor: Tensor | None,
-    count: Callable[[int], None],
+    count: Count,
 ) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]], list[Explanation]]:
     """The rows of a tile, the scores of its maps, and its explanations."""
     study = plan.study
@@ -382,7 +394,7 @@ def _try_tile(
     judges = {measure: MAP_MEASURES[measure].function for measure in study.measures}
     scores: list[tuple[object, ...]] = []
     if judges:
-        with _counting(model, count):
+        with counting(model, count):
             for item in explanations:
                 case = _case(plan, model, seen, truth, fills[plan.fills[0]], item)
                 scores += _judge(judges, case, (name, item.method, item.layer), plan.fills[0])
@@ -433,9 +445,9 @@ def _judge(
 
 
 @contextmanager
-def _counting(model: SegmentationModel, count: Callable[[int], None]) -> Iterator[None]:
-    """Count the pictures that the network is shown inside."""
-    handle = model.register_forward_pre_hook(lambda _module, given: count(len(given[0])))
+def counting(model: SegmentationModel, count: Count) -> Iterator[None]:
+    """Count the pictures that the network is shown inside, under whatever kernels."""
+    handle = model.net.register_forward_pre_hook(lambda _module, given: count(len(given[0])))
     try:
         yield
     finally:
@@ -457,7 +469,7 @@ def _picture(
 
 
 def _explain(
-    plan: Plan, model: SegmentationModel, seen: Capture, count: Callable[[int], None]
+    plan: Plan, model: SegmentationModel, seen: Capture, count: Count
 ) -> list[Explanation]:
     study = plan.study
     methods = dict(resolve_method(name, study.preset) for name in study.methods)
@@ -544,7 +556,10 @@ def edges(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Trial:
-    """One tile's perturbed pictures: listed lazily, shown in batches, read into rows."""
+    """One tile's perturbed pictures: listed lazily, shown in batches, read into rows.
+
+    A picture that is asked for again, by another method, layer or control, is not shown again.
+    """
 
     plan: Plan
     model: SegmentationModel
@@ -552,7 +567,7 @@ class _Trial:
     seen: Capture
     truth: Tensor
     fills: Mapping[str, Fill]
-    count: Callable[[int], None]
+    count: Count
     noise: Tensor | None = None
 
     def rows(self, heats: Sequence[_Heat]) -> list[tuple[object, ...]]:
@@ -568,19 +583,42 @@ class _Trial:
         self, pictures: Iterable[tuple[dict[str, object], Tensor | None]]
     ) -> Iterator[dict[str, object]]:
         """Rows with their measures, in order; shown in batches across methods, levels and fills."""
+        known: dict[bytes, dict[str, object]] = {}
         rows: list[dict[str, object]] = []
-        waiting: list[tuple[dict[str, object], Tensor]] = []
+        asked: list[tuple[dict[str, object], bytes]] = []
+        waiting: dict[bytes, tuple[dict[str, object], Tensor]] = {}
+
+        def measured() -> Iterator[dict[str, object]]:
+            if waiting:
+                known.update(zip(waiting, self._show([*waiting.values()]), strict=True))
+            self.count(len(waiting), len(asked))
+            for row, key in asked:
+                row |= known[key]
+            yield from rows
+            rows.clear()
+            asked.clear()
+            waiting.clear()
+
         for row, keep in pictures:
             rows.append(row)
-            if keep is not None:
-                waiting.append((row, keep))
+            if keep is None:
+                continue
+            key = self._key(row, keep)
+            asked.append((row, key))
+            if key not in known:
+                waiting.setdefault(key, (row, keep))
             if len(waiting) == self.plan.study.batch:
-                self._show(waiting)
-                yield from rows
-                rows, waiting = [], []
-        if waiting:
-            self._show(waiting)
-        yield from rows
+                yield from measured()
+        yield from measured()
+
+    def _key(self, row: dict[str, object], keep: Tensor) -> bytes:
+        """What a picture and its measures depend on, alike for alike pictures of this tile."""
+        # where everything is kept no fill shows
+        whole = keep.dtype == torch.bool and bool(keep.all())
+        fill, reference = "" if whole else row["fill"], self._alike[str(row["reference"])]
+        digest = hashlib.blake2b(f"{fill} {reference} {keep.dtype}".encode(), digest_size=16)
+        digest.update(keep.contiguous().cpu().numpy().data)
+        return digest.digest()
 
     def _pictures(
         self, heats: Sequence[_Heat]
@@ -656,11 +694,23 @@ class _Trial:
 
     def _target(self, reference: str) -> Tensor:
         """R, bool [H, W]: that of the study, or what M3 is read against besides."""
-        bound = self.seen.bound
-        if reference == self.plan.study.region:
-            return bound.region[0]
-        mask = self.truth if reference == "truth" else bound.prediction[0]
-        return mask & bound.valid[0]
+        return self._targets[reference]
+
+    @cached_property
+    def _targets(self) -> dict[str, Tensor]:
+        bound, study = self.seen.bound, self.plan.study
+        masks = {"truth": self.truth, "prediction": bound.prediction[0]}
+        targets = {study.region: bound.region[0]}
+        targets.update((name, masks[name] & bound.valid[0]) for name in study.further)
+        return targets
+
+    @cached_property
+    def _alike(self) -> dict[str, str]:
+        """The first reference whose R each one's equals."""
+        return {
+            name: next(one for one, other in self._targets.items() if torch.equal(other, target))
+            for name, target in self._targets.items()
+        }
 
     def _row(
         self, method: str, strategy: str, fill: str, region: Tensor, reference: str = ""
@@ -683,8 +733,8 @@ class _Trial:
             "preset": self.plan.study.preset,
         }
 
-    def _show(self, waiting: Sequence[tuple[dict[str, object], Tensor]]) -> None:
-        """One batch: perturb, one forward, measure, fill the rows."""
+    def _show(self, waiting: Sequence[tuple[dict[str, object], Tensor]]) -> list[dict[str, object]]:
+        """One batch: perturb, one forward, the measures of each picture."""
         image, bound = self.seen.images, self.seen.bound
         shown = image.repeat(len(waiting), 1, 1, 1)  # the original, under no fill, is kept whole
         groups: dict[tuple[str, bool], list[int]] = {}
@@ -714,9 +764,9 @@ class _Trial:
             }
             if self.plan.study.preset == "paper":
                 found["entropy"] = entropy_paper(p, bound, self.truth[None]).tolist()
-        for place, (row, _) in enumerate(waiting):
-            row |= {name: values[place] for name, values in found.items()}
-        self.count(len(waiting))
+        return [
+            {name: values[place] for name, values in found.items()} for place in range(len(waiting))
+        ]
 
 
 def _plain(value: object) -> object:

@@ -1168,14 +1168,17 @@ def _reproduce(manifest: Mapping[str, Any]) -> Section:
         if isinstance(value, str) and ("hash" in name or "sha256" in name)
     }
     seconds = manifest.get("seconds")
-    forwards = manifest.get("forwards")
+    forwards, asked = manifest.get("forwards"), manifest.get("forwards_asked")
+    passes = f"{forwards:,}" if isinstance(forwards, int) else ""
+    if passes and isinstance(asked, int) and asked != forwards:
+        passes += f" of {asked:,} asked for (equal pictures are shown once)"
     facts = [
         ("segproof", str(manifest.get("version", ""))),
         ("Made", str(manifest.get("created", ""))),
         ("Seed", str(study.get("seed", ""))),
         ("Weights, SHA-256", str(model.get("weights_sha256", ""))),
         *((name.replace("_", " "), value) for name, value in hashes.items()),
-        ("Forward passes", f"{forwards:,}" if isinstance(forwards, int) else ""),
+        ("Forward passes", passes),
         ("Time", f"{seconds:,.0f} s" if isinstance(seconds, int | float) else ""),
         *((str(k), str(v)) for k, v in manifest.get("machine", {}).items()),
     ]

@@ -1,0 +1,152 @@
+"""What a study plans, asks for and shows: against the pictures that a network really was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tiny
+from segproof.cam import CHANNELWISE, LAYERLESS
+from segproof.data import FolderDataset
+from segproof.model import SegmentationModel
+from segproof.results import Results
+from segproof.study import Study
+from segproof.trial import _Trial
+
+WIDE: dict[str, Any] = {
+    "methods": ("grad_cam", "layer_cam", "grad_cam_elementwise", "score_cam", "eigen_cam",
+                "ablation_cam", "kernel_weighted", "occlusion", "input_x_gradient"),
+    "thresholds": (0.3, 0.6),
+    "areas": (0.1, 0.2),
+    "masses": (0.5,),
+    "otsu": True,
+    "soft": True,
+    "references": ("prediction",),
+    "fuse": ("mean", "max"),
+    "fills": ("black", "noise"),
+    "controls": ("original", "empty", "target_only", "target_removed", "random", "p_c", "edges",
+                 "truth", "uniform", "inverse"),
+    "measures": ("gini", "infidelity"),
+    "limit": 2,
+}  # fmt: skip
+
+
+class Spy:
+    """A network that notes how many pictures it was shown."""
+
+    def __init__(self) -> None:
+        self.model = tiny.network()
+        self.shown = 0
+        self.model.net.register_forward_pre_hook(self._note)
+
+    def _note(self, _net: nn.Module, given: tuple[Tensor, ...]) -> None:
+        self.shown += len(given[0])
+
+    def run(self, tiles: Path, out: Path, **settings: Any) -> Results:
+        study = Study.of(**(tiny.SETTINGS | {"data": str(tiles)} | settings))
+        return study.run(out, model=self.model, data=FolderDataset(tiles))
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_tiles(tmp_path_factory.mktemp("plan") / "tiles", 3)
+
+
+@pytest.fixture(scope="module")
+def wide(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, int]:
+    spy = Spy()
+    return spy.run(tiles, tmp_path_factory.mktemp("wide") / "run", **WIDE), spy.shown
+
+
+def test_every_picture_that_the_network_is_shown_is_counted(wide: tuple[Results, int]) -> None:
+    """Tiles, the choice of kernels, and one forward that lists the layers."""
+    results, shown = wide
+    manifest = results.manifest
+    assert manifest["tiles"]["ok"] == 2
+    assert manifest["forwards"] == results.tiles["forwards"].sum()
+    assert manifest["forwards"] + manifest["kernels"]["forwards"] + 1 == shown
+    assert manifest["forwards_asked"] == results.tiles["asked"].sum() > manifest["forwards"]
+
+
+def test_what_is_planned_is_asked_for(wide: tuple[Results, int], tiles: Path) -> None:
+    """Every channel of this network says something: what is planned at most is asked for."""
+    results, _ = wide
+    plan = Study.of(**(tiny.SETTINGS | {"data": str(tiles)} | WIDE)).plan(tiny.network())
+    bare = [name for name in plan.study.methods if name in LAYERLESS]
+    each = sum(CHANNELWISE.get(name, 0) * 4 + (name in CHANNELWISE) for name in plan.study.methods)
+    spent = 1 + 2 * each + sum(LAYERLESS[name]((tiny.SIDE, tiny.SIDE)) for name in bare)
+    assert plan.forwards_per_tile == spent + plan.shown_per_tile
+    assert len(results.rows) == 2 * plan.shown_per_tile
+    # infidelity shows 64 pictures for each map and for each control that is judged, and gini none
+    judged = results.scores[results.scores["measure"] == "infidelity"]
+    flat = results.rows.groupby("sample")["confidence"].apply(lambda column: column.isna().sum())
+    for tile in results.tiles.itertuples():
+        more = 64 * int((judged["sample"] == tile.sample).sum())
+        assert tile.asked == plan.forwards_per_tile - flat[tile.sample] + more
+
+
+def test_alike_pictures_are_shown_once_and_measured_alike(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps of two methods that agree where activations are not negative, singly and in batches."""
+    settings = {"methods": ("layer_cam", "grad_cam_elementwise"), "limit": 1, "soft": True}
+    settings |= {"controls": ("truth", "target_only"), "references": ("prediction",)}
+    made, spies = {}, {}
+    for batch in (1, 4):
+        spies[batch] = Spy()
+        made[batch] = spies[batch].run(tiles, tmp_path / f"{batch}", batch=batch, **settings)
+    unlike = iter(range(10**6))
+    monkeypatch.setattr(_Trial, "_key", lambda *_: str(next(unlike)).encode())
+    spy = Spy()
+    every = spy.run(tiles, tmp_path / "every", batch=1, **settings)
+    assert every.manifest["forwards"] == every.manifest["forwards_asked"]
+    for batch, results in made.items():
+        assert results.manifest["forwards_asked"] == every.manifest["forwards"]
+        assert results.manifest["forwards"] == made[1].manifest["forwards"]
+        exact = {"rtol": 0, "atol": 0 if batch == 1 else 2e-6}
+        pd.testing.assert_frame_equal(results.rows, every.rows, check_exact=batch == 1, **exact)
+    # all of one method's pictures at least are those of the other
+    ones = (every.rows["method"] == "grad_cam_elementwise") & every.rows["confidence"].notna()
+    assert ones.sum() > 30
+    assert every.manifest["forwards"] - made[1].manifest["forwards"] >= ones.sum()
+
+
+def test_a_picture_is_the_same_one_only_with_the_same_fill_region_and_mask(tiles: Path) -> None:
+    data = FolderDataset(tiles)
+    model: SegmentationModel = tiny.network()
+    settings = tiny.SETTINGS | {"data": str(tiles), "references": ("prediction",)}
+    plan = Study.of(**settings).plan(model, data)
+    truth = torch.zeros(4, 4, dtype=torch.bool)
+    truth[:2] = True
+
+    class Bound:
+        region = truth[None]
+        valid = torch.ones_like(region)
+        prediction = truth[None].clone()
+
+    class Seen:
+        bound = Bound()
+
+    def key(trial: _Trial, fill: str, reference: str, keep: Tensor) -> bytes:
+        return trial._key({"fill": fill, "reference": reference}, keep)
+
+    def trial() -> _Trial:
+        return _Trial(plan, model, "t", Seen(), truth, {}, lambda *_: None)  # type: ignore[arg-type]
+
+    keep = ~truth
+    first = key(trial(), "black", "truth", keep)
+    assert first == key(trial(), "black", "truth", keep.clone())
+    assert first == key(trial(), "black", "prediction", keep)  # the same R
+    assert first != key(trial(), "noise", "truth", keep)
+    assert first != key(trial(), "black", "truth", truth)
+    assert first != key(trial(), "black", "truth", keep.float())
+    assert first == key(trial(), "black", "truth", keep.T.contiguous().T)
+    whole = torch.ones_like(truth)
+    assert key(trial(), "black", "truth", whole) == key(trial(), "noise", "truth", whole)
+    Bound.prediction = ~truth[None]
+    assert first != key(trial(), "black", "prediction", keep)
