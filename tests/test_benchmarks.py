@@ -17,6 +17,7 @@ import torch
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
 import bench
+import floor
 import gradcam
 import rankings
 import regression
@@ -26,6 +27,7 @@ import subjects
 from bench import Contestant, Figure, Spread
 from claims import CLAIMS
 from segproof.scenes import SceneDataset
+from toys import toy_images, toy_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -151,6 +153,16 @@ def test_the_page_is_that_of_the_committed_figures(page: ModuleType) -> None:
 def test_every_claim_has_its_script() -> None:
     for claim in CLAIMS.values():
         assert (ROOT / "benchmarks" / f"{claim.script}.py").is_file(), claim
+
+
+def test_each_forward_is_timed_once_and_the_model_is_as_before() -> None:
+    model, images = toy_model(), toy_images()
+    with floor.watched(model) as times, torch.no_grad():
+        shown = model.shown(images)  # which asks forward
+        plain = model(images)
+    assert len(times) == 2
+    assert torch.equal(shown, plain)
+    assert {"shown", "forward"}.isdisjoint(vars(model))
 
 
 def test_a_power_is_found() -> None:
