@@ -44,6 +44,7 @@ TESTS = {
     "planted": ["test_planted"],
     "reliance": ["test_reliance"],
     "tables": ["test_tables"],
+    "trial": ["test_plan"],
 }
 
 Outcome = Literal["killed", "survived", "timed out", "broken"]
@@ -75,6 +76,24 @@ def _of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
 
 
 MUTANTS: list[Mutant] = [
+    *_of(
+        "trial",
+        (
+            'fill, reference = "" if whole else row["fill"]',
+            'fill, reference = ""',
+            "a picture depends on its fill",
+        ),
+        (
+            'self._alike[str(row["reference"])]',
+            '""',
+            "what is measured of a picture depends on R",
+        ),
+        (
+            "self.count(len(waiting), len(asked))",
+            "self.count(len(waiting), len(waiting))",
+            "what is asked for twice is asked for",
+        ),
+    ),
     *_of(
         "cam",
         (
@@ -198,6 +217,31 @@ MUTANTS: list[Mutant] = [
             "live = (high - low) > floor",
             "live = (high - low) >= floor",
             "a constant channel says nothing",
+        ),
+        (
+            "left -= factor[:, step].square()",
+            "left -= 0 * factor[:, step].square()",
+            "what the chosen channels explain no longer counts",
+        ),
+        (
+            "covariance[:, pivot] - factor @ factor[pivot]",
+            "covariance[:, pivot]",
+            "each column is what the pivots before it leave",
+        ),
+        (
+            "owner = (covariance[:, chosen] / size[chosen]).argmax(dim=1)",
+            "owner = covariance[:, chosen].argmax(dim=1)",
+            "a channel belongs to the one it correlates with, not to the loudest",
+        ),
+        (
+            "rows = (rows - low) / (high - low)",
+            "rows = rows - low",
+            "channels are compared as the masks that they make",
+        ),
+        (
+            "scores[every] = scores[channels][owner]",
+            "pass",
+            "every channel takes the score of the one that stands for it",
         ),
         (
             "torch.special.entr(share.double()).sum(dim=1).exp()",

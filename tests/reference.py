@@ -124,6 +124,31 @@ def score_cam(A: Array, x: Array, b: Array, score: Score, *, weights: str = "inc
     return weighted(score_weights(A, x, b, score, weights=weights), A)
 
 
+def representatives(A: Array, count: int) -> tuple[list[int], list[int]]:
+    """Channels that stand for all, by least squares: each time the one of which the others explain
+    least; and whose each channel is, by the highest correlation.
+    """
+    flat = np.array([(a - a.min()) / (a.max() - a.min()) for a in A]).reshape(len(A), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    chosen: list[int] = []
+    for _ in range(count):
+        unexplained = []
+        for k, row in enumerate(flat):
+            rest = row
+            if chosen:
+                basis = flat[chosen].T
+                rest = row - basis @ np.linalg.lstsq(basis, row, rcond=None)[0]
+            unexplained.append(-1.0 if k in chosen else float((rest**2).sum()))
+        chosen.append(int(np.argmax(unexplained)))
+    owner = [
+        chosen.index(k)
+        if k in chosen
+        else int(np.argmax([np.corrcoef(row, flat[j])[0, 1] for j in chosen]))
+        for k, row in enumerate(flat)
+    ]
+    return chosen, owner
+
+
 def score_cam_paper(A: Array, x: Array, neutral: Array, score: Score) -> Array:
     """Published form: no channel left out, masks with aligned corners, softmax of raw Y."""
     s = np.zeros(len(A))

@@ -26,6 +26,7 @@ from segproof.cam import (
     integrated_gradients,
     occlusion,
     occlusion_windows,
+    representatives,
     rise,
     rise_masks,
     score_cam,
@@ -173,6 +174,35 @@ def test_score_cam_by_hand() -> None:
     w = np.exp([0.5, 1.5, 0.0]) / np.exp([0.5, 1.5, 0.0]).sum()
     expected = w[0] * np.array(A[0]) + w[1] * np.array(A[1]) + w[2] * np.array(A[2])
     np.testing.assert_allclose(published, expected, atol=1e-6)
+
+
+def test_score_cam_of_some_channels_by_hand() -> None:
+    """Channels 1 and 3 are alike once scaled: the louder stands for both, and the map is exact."""
+    A = [[[0.0, 1.0], [0.0, 0.0]], [[2.0, 2.0], [2.0, 4.0]], [[1.0, 4.0], [1.0, 1.0]]]
+    model = SegmentationModel(Itself(), classes=["roof"]).double()
+    seen = by_hand(A, A)
+    exact, short = (score_cam(seen, "layer", model, channels=count) for count in (None, 2))
+    np.testing.assert_allclose(short.values, exact.values, atol=1e-12)
+    assert (exact.forwards, short.forwards) == (4, 3)
+    # gains 1/2 and 3/2: with one channel all weigh alike, whatever they show
+    alone = score_cam(seen, "layer", model, channels=1)
+    assert alone.forwards == 2
+    np.testing.assert_allclose(alone.values[0], np.mean(A, axis=0), atol=1e-12)
+    assert torch.equal(score_cam(seen, "layer", model, channels=3).values, exact.values)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_representatives_are_the_least_squares_ones(seed: int) -> None:
+    """Nine channels mixed from five, so that some say nearly what others do."""
+    draw = np.random.default_rng(seed)
+    base = draw.normal(size=(5, 6, 7))
+    mixed = np.einsum("ij,jhw->ihw", draw.normal(size=(9, 5)), base)
+    A = mixed * draw.uniform(0.1, 50, (9, 1, 1)) + 0.05 * draw.normal(size=(9, 6, 7))
+    for count in (1, 3, 6):
+        chosen, owner = representatives(torch.tensor(A), count)
+        expected = reference.representatives(A, count)
+        assert (chosen.tolist(), owner.tolist()) == expected
+        assert len(set(chosen.tolist())) == count
 
 
 def test_score_cam_counts_gains_over_the_baseline_only() -> None:

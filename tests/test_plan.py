@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,17 @@ from torch import Tensor, nn
 
 import tiny
 from segproof.cam import CHANNELWISE, LAYERLESS
+from segproof.cli import main
 from segproof.data import FolderDataset
+from segproof.errors import StudyError
+from segproof.explain import explain
+from segproof.judge import Undefined
+from segproof.load import demo_model_spec
 from segproof.model import SegmentationModel
+from segproof.quality import alike
 from segproof.results import Results
 from segproof.study import Study
+from segproof.target import Target
 from segproof.trial import _Trial
 
 WIDE: dict[str, Any] = {
@@ -84,10 +93,11 @@ def test_what_is_planned_is_asked_for(wide: tuple[Results, int], tiles: Path) ->
     assert len(results.rows) == 2 * plan.shown_per_tile
     # infidelity shows 64 pictures for each map and for each control that is judged, and gini none
     judged = results.scores[results.scores["measure"] == "infidelity"]
-    flat = results.rows.groupby("sample")["confidence"].apply(lambda column: column.isna().sum())
+    unseen = results.rows[results.rows["confidence"].isna()]
     for tile in results.tiles.itertuples():
+        flat = int((unseen["sample"] == tile.sample).sum())
         more = 64 * int((judged["sample"] == tile.sample).sum())
-        assert tile.asked == plan.forwards_per_tile - flat[tile.sample] + more
+        assert tile.asked == plan.forwards_per_tile - flat + more
 
 
 def test_alike_pictures_are_shown_once_and_measured_alike(
@@ -108,8 +118,9 @@ def test_alike_pictures_are_shown_once_and_measured_alike(
     for batch, results in made.items():
         assert results.manifest["forwards_asked"] == every.manifest["forwards"]
         assert results.manifest["forwards"] == made[1].manifest["forwards"]
-        exact = {"rtol": 0, "atol": 0 if batch == 1 else 2e-6}
-        pd.testing.assert_frame_equal(results.rows, every.rows, check_exact=batch == 1, **exact)
+        pd.testing.assert_frame_equal(
+            results.rows, every.rows, check_exact=batch == 1, rtol=0, atol=2e-6
+        )
     # all of one method's pictures at least are those of the other
     ones = (every.rows["method"] == "grad_cam_elementwise") & every.rows["confidence"].notna()
     assert ones.sum() > 30
@@ -150,3 +161,74 @@ def test_a_picture_is_the_same_one_only_with_the_same_fill_region_and_mask(tiles
     assert key(trial(), "black", "truth", whole) == key(trial(), "noise", "truth", whole)
     Bound.prediction = ~truth[None]
     assert first != key(trial(), "black", "prediction", keep)
+
+
+SHORT: dict[str, Any] = {"methods": ("score_cam", "grad_cam"), "controls": (), "areas": ()}
+
+
+def test_score_cam_of_some_channels_says_how_far_it_is_from_all(
+    tiles: Path, tmp_path: Path
+) -> None:
+    spy = Spy()
+    results = spy.run(tiles, tmp_path / "short", score_channels=2, **SHORT)
+    said = results.manifest["score_cam"]
+    assert said["channels"] == 2
+    assert set(said["layers"]) == {"decoder.blocks.0", "decoder.blocks.1"}
+    for found in said["layers"].values():
+        assert (found["shown"], found["exact"], found["tiles"]) == (3, 5, 3)
+        assert -1 <= found["spearman_min"] <= found["spearman"] <= 1
+        assert 0 <= found["iou_min"] <= found["iou"] <= 1
+    assert min(found["spearman"] for found in said["layers"].values()) < 1
+    # all that was shown: tiles, kernels, both maps of three tiles, the list of layers
+    counted = results.manifest["forwards"] + results.manifest["kernels"]["forwards"]
+    assert said["forwards"] == 3 * (2 * 1 + 2 * (3 + 5))
+    assert counted + said["forwards"] + 1 == spy.shown
+    plan = results_plan(tiles, score_channels=2)
+    assert plan.forwards_per_tile == 1 + 2 * (1 + 2) + plan.shown_per_tile
+    exact = Spy().run(tiles, tmp_path / "exact", **SHORT)
+    assert exact.manifest["score_cam"] is None
+    every = Spy().run(tiles, tmp_path / "every", score_channels=9, **SHORT)
+    pd.testing.assert_frame_equal(every.rows, exact.rows)
+    assert all(found["iou"] == 1 for found in every.manifest["score_cam"]["layers"].values())
+
+
+def results_plan(tiles: Path, **settings: Any) -> Any:
+    study = Study.of(**(tiny.SETTINGS | {"data": str(tiles)} | SHORT | settings))
+    return study.plan(tiny.network())
+
+
+@pytest.mark.parametrize("change", [{"preset": "paper"}, {"methods": ("grad_cam",)}])
+def test_a_shortcut_that_means_nothing_is_refused(tiles: Path, change: dict[str, Any]) -> None:
+    settings = tiny.SETTINGS | {"data": str(tiles), "score_channels": 2} | SHORT | change
+    with pytest.raises(StudyError, match="score_channels 2 with preset"):
+        Study.of(**settings)
+
+
+def test_maps_are_alike_by_rank_and_by_region() -> None:
+    picture = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = tiny.network()
+    layer, target = "decoder.blocks.1", Target("building")
+    one = explain(model, picture, layer=layer, target=target)
+    assert one.status == "ok"
+    assert alike(one, one) == {"spearman": pytest.approx(1), "iou": 1}
+    turned = dataclasses.replace(one, raw=one.raw.amax() + one.raw.amin() - one.raw)
+    assert alike(one, turned)["spearman"] == pytest.approx(-1, abs=1e-3)
+    assert alike(one, turned)["iou"] < 0.05
+    with pytest.raises(Undefined, match="flat"):
+        alike(one, dataclasses.replace(one, raw=torch.zeros_like(one.raw), status="all_zero"))
+
+
+def test_explain_says_the_distance_on_the_first_of_several_pictures(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [str(path) for path in sorted((tiles / "image").iterdir())[:2]]
+    words = ["explain", "--model", demo_model_spec(), "--class", "building", "--layer", "decoder:5"]
+    short = [*words, "--method", "score_cam", "--score-channels", "3"]
+    assert main([*short, *pictures, "--out", str(tmp_path / "short")]) == 0
+    assert "shows 4 pictures instead of" in " ".join(capsys.readouterr().out.split())
+    first, second = json.loads((tmp_path / "short" / "explanations.json").read_text())
+    assert (first["score_channels"], first["forwards"]) == (3, 5)
+    assert first["exact"]["decoder:5"]["exact"] > 4
+    assert "exact" not in second
+    assert main([*words, *pictures, "--score-channels", "3", "--out", str(tmp_path / "no")]) == 2
+    assert "--score-channels with method grad_cam" in capsys.readouterr().err

@@ -173,13 +173,15 @@ def score_cam(
     model: SegmentationModel,
     *,
     weights: Literal["increase", "softmax"] = "increase",
+    channels: int | None = None,
 ) -> RawMap:
     """Score-CAM: each channel, upsampled to M_k in [0, 1], is shown to the network as a mask.
 
     `increase`: s_k = Y(M_k x + (1 - M_k) b) - Y(b), w = ReLU(s) / sum ReLU(s); channels that are
     constant weigh 0 and cost no forward. `softmax` (published): w = softmax of raw Y, masks
     upsampled with align_corners=True. b is `capture.baseline`. Streams: memory does not grow with K
-    (wang2020scorecam).
+    (wang2020scorecam). With `channels`, only so many are shown, those of `representatives`, and
+    the others take the score of theirs: a shortcut, another map.
 
     Raises:
         ModelError: the capture has no baseline.
@@ -188,7 +190,9 @@ def score_cam(
     activation = capture.activations[layer]
     rows, forwards = [], 0
     for n in range(activation.shape[0]):
-        scores, empty, cost = _channel_scores(capture, activation[n], n, model, published=published)
+        scores, empty, cost = _channel_scores(
+            capture, activation[n], n, model, published=published, most=channels
+        )
         if published:
             rows.append(scores.softmax(dim=0))
         else:
@@ -201,7 +205,13 @@ def score_cam(
 
 
 def _channel_scores(
-    capture: Capture, activation: Tensor, n: int, model: SegmentationModel, *, published: bool
+    capture: Capture,
+    activation: Tensor,
+    n: int,
+    model: SegmentationModel,
+    *,
+    published: bool,
+    most: int | None,
 ) -> tuple[Tensor, Tensor, int]:
     """Y of picture n behind each channel's mask [K], Y of the bare baseline, and the forwards
     spent.
@@ -211,7 +221,10 @@ def _channel_scores(
     # published: only an exactly constant channel has an empty mask, whatever its size
     floor = 0.0 if published else TINY
     live = (high - low) > floor * torch.maximum(low.abs(), high.abs())
-    channels = live.nonzero()[:, 0]
+    every = channels = live.nonzero()[:, 0]
+    if most is not None and most < len(every):
+        chosen, owner = representatives(activation[every], most)
+        channels = every[chosen]
     with torch.no_grad(), evaluating(model):
         empty = bound.score(model.shown(base[None]))[0]
         scores = empty.repeat(activation.shape[0])
@@ -220,7 +233,36 @@ def _channel_scores(
             masks = _masks(activation[part], image.shape[-2:], published=published)
             shown = torch.lerp(base, image, masks[:, None])
             scores[part] = bound.score(model.shown(shown))
+    if len(channels) < len(every):
+        scores[every] = scores[channels][owner]
     return scores, empty, 1 + len(channels)
+
+
+def representatives(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`count` of the maps [K, h, w] that stand for all: their numbers [count], and for each map the
+    place among them of the one that it correlates with the most [K].
+
+    Maps are scaled to [0, 1]. The first one has the largest variance, each further one the largest
+    that is left when those before it are projected out: pivots of a Cholesky factorisation of their
+    covariance (chen2018dpp).
+    """
+    rows = maps.flatten(1)
+    low, high = rows.amin(dim=1, keepdim=True), rows.amax(dim=1, keepdim=True)
+    rows = (rows - low) / (high - low)
+    covariance = _covariance(rows - rows.mean(dim=1, keepdim=True))
+    left, factor = covariance.diagonal().clone(), covariance.new_zeros(len(rows), count)
+    chosen: list[int] = []
+    for step in range(count):
+        pivot = int(left.argmax())
+        column = covariance[:, pivot] - factor @ factor[pivot]
+        factor[:, step] = column / left[pivot].clamp(min=torch.finfo(left.dtype).tiny).sqrt()
+        left -= factor[:, step].square()
+        chosen.append(pivot)
+        left[chosen] = -torch.inf
+    size = covariance.diagonal().sqrt()
+    owner = (covariance[:, chosen] / size[chosen]).argmax(dim=1)
+    owner[chosen] = torch.arange(count)
+    return torch.tensor(chosen, device=maps.device), owner.to(maps.device)
 
 
 def _masks(activation: Tensor, size: torch.Size, *, published: bool) -> Tensor:
@@ -361,13 +403,18 @@ def _principal(maps: Tensor) -> Tensor:
     centred = maps.flatten(2) - maps.flatten(2).mean(dim=2, keepdim=True)
     found = []
     for rows in centred:
-        covariance = torch.zeros(rows.shape[0], rows.shape[0], dtype=torch.float64)
-        for block in torch.split(rows, _PIXELS, dim=1):
-            wide = block.double()
-            covariance += (wide @ wide.T).cpu()
-        direction = torch.linalg.eigh(covariance).eigenvectors[:, -1].to(rows)
+        direction = torch.linalg.eigh(_covariance(rows)).eigenvectors[:, -1].to(rows)
         found.append((direction @ rows).view(maps.shape[-2:]))
     return torch.stack(found)
+
+
+def _covariance(rows: Tensor) -> Tensor:
+    """Products of centred rows [K, n] with each other, [K, K], float64 on the CPU."""
+    covariance = torch.zeros(rows.shape[0], rows.shape[0], dtype=torch.float64)
+    for block in torch.split(rows, _PIXELS, dim=1):
+        wide = block.double()
+        covariance += (wide @ wide.T).cpu()
+    return covariance
 
 
 def _sign(capture: Capture, projection: Tensor) -> Tensor:

@@ -14,15 +14,19 @@ from torch import Tensor
 from segproof.backoff import halving
 from segproof.data import SampleSource
 from segproof.errors import DataError, ModelError
+from segproof.explain import Explanation
+from segproof.judge import Undefined
 from segproof.kernels import EXACT, Kernels
 from segproof.model import SegmentationModel, evaluating, running
-from segproof.trial import Plan, control_rows, counting
+from segproof.quality import alike
+from segproof.trial import Plan, control_rows, counting, method_maps
 
-__all__ = ["choose_kernels", "forward_seconds"]
+__all__ = ["choose_kernels", "distance_of", "forward_seconds", "score_distance"]
 
 SAMPLE: Final = 24  # perturbed pictures on which kernels are compared
 COMPARED: Final = ("confidence", "certainty", "iou")
 TOLERANCE: Final = 0.02  # the greatest difference that `auto` takes, of measures in [0, 1]
+SHORTENED: Final = 3  # tiles on which a shortcut is compared with the exact map
 GAIN: Final = 1.05  # what `auto` asks of a faster layout or format
 
 
@@ -102,6 +106,67 @@ def _tried(
         "failed": failed,
         "tolerance": TOLERANCE,
     }
+
+
+def score_distance(plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
+    """The plan with what `score_channels` changes, measured on the first tiles that have something
+    to explain: `distance_of` the maps, and the forwards that it took.
+    """
+    if plan.study.score_channels is None:
+        return plan
+    alone = {"methods": ("score_cam",), "fuse": ()}
+    short = replace(plan, study=plan.study.model_copy(update=alone))
+    exact = replace(plan, study=plan.study.model_copy(update={**alone, "score_channels": None}))
+    spent, tiles = 0, 0
+    pairs: tuple[list[Explanation], list[Explanation]] = ([], [])
+
+    def count(forwards: int, asked: int | None = None) -> None:
+        nonlocal spent
+        spent += forwards
+
+    def maps(way: Plan, position: int) -> list[Explanation]:
+        return halving(
+            lambda batch: method_maps(way.batched(batch), model, data, position), way.study.batch
+        )
+
+    with counting(model, count), running(model, plan.kernels):
+        for position in range(plan.tiles):
+            try:
+                found = [maps(way, position) for way in (short, exact)]
+            except (DataError, ModelError):
+                continue  # reported with its reason when the tile is studied
+            for kept, made in zip(pairs, found, strict=True):
+                kept += made
+            tiles += bool(found[0])
+            if tiles == SHORTENED:
+                break
+    measured = {
+        "channels": plan.study.score_channels,
+        "layers": distance_of(*pairs),
+        "forwards": spent,
+    }
+    return replace(plan, pace={**plan.pace, "score_cam": measured})
+
+
+def distance_of(short: list[Explanation], exact: list[Explanation]) -> dict[str, dict[str, float]]:
+    """By layer, how near maps are to the exact ones: Spearman correlation and IoU of the highest
+    20 % (mean, lowest), the mean of the forwards of both, and on how many tiles; flat maps are left
+    out.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for one, other in zip(short, exact, strict=True):
+        try:
+            near = alike(one, other)
+        except Undefined:
+            continue
+        spent = {"shown": one.forwards, "exact": other.forwards}
+        found.setdefault(one.layer, []).append(near | spent)
+    summary = {}
+    for layer, lines in found.items():
+        means = {name: sum(line[name] for line in lines) / len(lines) for name in lines[0]}
+        lowest = {f"{name}_min": min(line[name] for line in lines) for name in ("spearman", "iou")}
+        summary[layer] = {**means, **lowest, "tiles": len(lines)}
+    return summary
 
 
 def _candidates(asked: str, device: str) -> list[Kernels]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from segproof.capture import observe
 from segproof.errors import DataError, ModelError
-from segproof.explain import FLAT, SYMMETRIES
+from segproof.explain import FLAT, SYMMETRIES, Explanation
 from segproof.judge import Card, Case, Undefined
 from segproof.model import SegmentationModel, evaluating
 from segproof.perturb import rank_pixels, seeded
@@ -30,6 +30,7 @@ from segproof.target import BoundTarget, Given, dilate
 
 __all__ = [
     "CARDS",
+    "alike",
     "effective_area",
     "equivariance",
     "gini",
@@ -433,6 +434,22 @@ def _pearson(first: Tensor, second: Tensor) -> float:
 
 def _spearman(first: Tensor, second: Tensor) -> float:
     return _pearson(_ranks(first), _ranks(second))
+
+
+def alike(one: Explanation, other: Explanation, area: float = 0.2) -> dict[str, float]:
+    """How near two maps of one picture are, over V: Spearman correlation and the IoU of the regions
+    of the highest `area`.
+
+    Raises:
+        Undefined: a flat map.
+    """
+    heats = [item.heatmap() for item in (one, other)]
+    valid = torch.ones_like(heats[0], dtype=torch.bool) if one.valid is None else one.valid
+    regions = [item.region(area=area) for item in (one, other)]
+    common = int((regions[0] & regions[1]).sum()) / int(
+        (regions[0] | regions[1]).sum().clamp(min=1)
+    )
+    return {"spearman": _spearman(*(heat[valid].double() for heat in heats)), "iou": common}
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -54,8 +54,9 @@ class Settings(BaseModel):
     outlines have to be for a natural fill to be valid, "fixed" leaves them. M3 is read against
     `references` too. `boundary` adds how well outlines agree. `pad` allows to continue tiles to a
     size that the network takes; these pixels count nowhere. `precision` is the number format of
-    perturbed pictures, "auto" the fastest that agrees with float32. `classes`, `activation`, `mean`
-    and `std` are those of the network, where its folder does not say them.
+    perturbed pictures, "auto" the fastest that agrees with float32. `score_channels` lets Score-CAM
+    show so many channels that stand for the others. `classes`, `activation`, `mean` and `std` are
+    those of the network, where its folder does not say them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -92,6 +93,7 @@ class Settings(BaseModel):
     seed: int = 0
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    score_channels: int | None = Field(default=None, ge=1)
     classes: tuple[str, ...] | None = None
     activation: Activation | None = None
     mean: tuple[float, ...] | None = None
@@ -189,6 +191,15 @@ class Settings(BaseModel):
                 f"preset paper with precision {self.precision}",
                 "float32: the published figures are reproduced to 1e-5",
                 "use preset strict for faster kernels",
+            )
+        if self.score_channels is not None and (
+            self.preset == "paper" or "score_cam" not in self.methods
+        ):
+            raise StudyError(
+                f"score_channels {self.score_channels} with preset {self.preset} and methods"
+                f" {', '.join(self.methods)}",
+                "preset strict and score_cam among the methods",
+                "leave it out, or name score_cam",
             )
         _ = self.target  # a rival without its space, and the like
         if self.fills is not None and not self.fills:

@@ -21,7 +21,7 @@ from segproof.data import SampleSource
 from segproof.errors import DataError, StudyError, TooManyFailedError, printable
 from segproof.kernels import Kernels
 from segproof.model import SegmentationModel
-from segproof.pace import choose_kernels
+from segproof.pace import choose_kernels, score_distance
 from segproof.results import Results, RunStore, TileResult, probe
 from segproof.settings import Settings
 from segproof.spread import (
@@ -259,6 +259,7 @@ class Study(Settings):
         if chosen is not None:
             return _kept(resolved, {name: store.get(name) for name in CHOSEN})
         plan = choose_kernels(self._with_fills(resolved, model, data), model, data)
+        plan = score_distance(plan, model, data)
         store.put(
             probe=plan.probe,
             outline=[plan.grow, plan.roughen],
@@ -341,7 +342,8 @@ class Study(Settings):
             },
             "forwards": int(tiles["forwards"].sum()) + plan.probe_forwards,
             "forwards_asked": int(tiles["asked"].sum()) + plan.probe_forwards,
-            "kernels": plan.pace,
+            "kernels": {name: value for name, value in plan.pace.items() if name != "score_cam"},
+            "score_cam": plan.pace.get("score_cam"),
             "seconds": round(seconds, 1),
             "machine": {
                 "system": platform.platform(),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segproof import tables
 from segproof.backoff import OutOfMemoryError, halving
-from segproof.cam import CHANNELWISE, INPUT_LAYER, LAYERLESS
+from segproof.cam import CHANNELWISE, INPUT_LAYER, LAYERLESS, Method, score_cam
 from segproof.capture import Capture, capture
 from segproof.data import Sample, SampleSource, digest_of
 from segproof.errors import DataError, ModelError, printable
@@ -64,6 +64,8 @@ __all__ = [
     "control_rows",
     "counting",
     "digest_or_none",
+    "method_maps",
+    "method_rows",
     "outline_name",
     "probe_fills",
     "study_tile",
@@ -164,7 +166,7 @@ class Plan:
         are alike one: that shows when the maps are there.
         """
         spent = sum(
-            1 + CHANNELWISE[method] * layer.channels
+            1 + CHANNELWISE[method] * self._shown_channels(method, layer)
             for method in self.study.methods
             if method in CHANNELWISE
             for layer in self.shapes
@@ -172,6 +174,10 @@ class Plan:
         bare = [name for name in self.study.methods if name in LAYERLESS]
         spent += sum(LAYERLESS[name]((self.shape[1], self.shape[2])) for name in bare)
         return 1 + spent + self.shown_per_tile
+
+    def _shown_channels(self, method: str, layer: Layer) -> int:
+        most = self.study.score_channels if method == "score_cam" else None
+        return layer.channels if most is None else min(most, layer.channels)
 
     @property
     def forwards(self) -> int:
@@ -336,21 +342,80 @@ def control_rows(
     Raises:
         DataError, ModelError: the tile cannot be studied.
     """
-    seen, truth = _clean(plan, model, data[position], {})
-    if _nothing_to_explain(plan.study, seen):
+    trial = _opened(plan, model, data, position, {})
+    if trial is None:
         return
-    name, study = data.ids[position], plan.study
-    donor = _donor(plan, model, data, position)
-    fills = {
-        fill: make_fill(
-            fill, clean_of(seen, model, truth, seed=(study.seed, name, fill), donor=donor)
-        )
-        for fill in plan.fills
-    }
-    shared = study.model_copy(update={"controls": ("p_c", "random")})
-    trial = _Trial(plan, model, name, seen, truth, fills, lambda *_: None)
-    heats = [*_control_heats(shared, name, seen, truth)]
+    shared = plan.study.model_copy(update={"controls": ("p_c", "random")})
+    heats = [*_control_heats(shared, trial.name, trial.seen, trial.truth)]
     yield from trial.read(row for heat in reversed(heats) for row in trial.cut(heat))
+
+
+def method_maps(
+    plan: Plan, model: SegmentationModel, data: SampleSource, position: int
+) -> list[Explanation]:
+    """All maps of one tile; none where there is nothing to explain.
+
+    Raises:
+        DataError, ModelError: the tile cannot be studied.
+    """
+    trial = _opened(plan, model, data, position, plan.layers)
+    return [] if trial is None else _explain(plan, model, trial.seen, trial.count)
+
+
+def method_rows(
+    plan: Plan, model: SegmentationModel, data: SampleSource, position: int
+) -> list[dict[str, object]]:
+    """Rows of one tile's maps under the first fill, without controls; none where there is nothing
+    to explain.
+
+    Raises:
+        DataError, ModelError: the tile cannot be studied.
+    """
+    bare = plan.study.model_copy(update={"controls": (), "references": ()})
+    plan = replace(plan, study=bare, fills=plan.fills[:1])
+    trial = _opened(plan, model, data, position, plan.layers)
+    if trial is None:
+        return []
+    heats = _method_heats(bare, _explain(plan, model, trial.seen, trial.count))
+    return list(trial.read(row for heat in heats for row in trial.cut(heat)))
+
+
+def _opened(
+    plan: Plan,
+    model: SegmentationModel,
+    data: SampleSource,
+    position: int,
+    layers: Mapping[str, str],
+) -> _Trial | None:
+    """A tile made ready under the plan's own fills; None where there is nothing to explain."""
+    seen, truth = _clean(plan, model, data[position], layers)
+    if _nothing_to_explain(plan.study, seen):
+        return None
+    name = data.ids[position]
+    donor = _donor(plan, model, data, position)
+    return _trial(plan, model, name, seen, truth, donor, plan.fills, lambda *_: None)
+
+
+def _trial(
+    plan: Plan,
+    model: SegmentationModel,
+    name: str,
+    seen: Capture,
+    truth: Tensor,
+    donor: Tensor | None,
+    names: Sequence[str],
+    count: Count,
+) -> _Trial:
+    """A tile on trial under the fills of these `names`; the plan's first one is the baseline."""
+    seed = plan.study.seed
+    fills = {
+        fill: make_fill(fill, clean_of(seen, model, truth, seed=(seed, name, fill), donor=donor))
+        for fill in names
+    }
+    nothing = torch.zeros_like(seen.bound.region)
+    seen = with_baseline(seen, fills[plan.fills[0]](seen.images, nothing))
+    noise = _noise(plan.study, name, plan.roughen, seen)
+    return _Trial(plan, model, name, seen, truth, fills, count, noise)
 
 
 @dataclass(frozen=True)
@@ -378,18 +443,10 @@ def _try_tile(
 ) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]], list[Explanation]]:
     """The rows of a tile, the scores of its maps, and its explanations."""
     study = plan.study
-    nothing = torch.zeros_like(seen.bound.region)
-    fills = {
-        fill: make_fill(
-            fill, clean_of(seen, model, truth, seed=(study.seed, name, fill), donor=donor)
-        )
-        for fill in plan.removal_fills
-    }
-    seen = with_baseline(seen, fills[plan.fills[0]](seen.images, nothing))
+    trial = _trial(plan, model, name, seen, truth, donor, plan.removal_fills, count)
+    seen, fills = trial.seen, trial.fills
     explanations = _explain(plan, model, seen, count)
     heats = [*_method_heats(study, explanations), *_control_heats(study, name, seen, truth)]
-    noise = _noise(study, name, plan.roughen, seen)
-    trial = _Trial(plan, model, name, seen, truth, fills, count, noise)
     rows = trial.rows(heats)
     judges = {measure: MAP_MEASURES[measure].function for measure in study.measures}
     scores: list[tuple[object, ...]] = []
@@ -418,7 +475,7 @@ def _case(
 ) -> Case:
     """An explanation on trial, with the way to make it again for another capture."""
     study = plan.study
-    name, method = resolve_method(item.method, study.preset)
+    name, method = item.method, methods_of(study)[item.method]
     layers = dict(plan.layers)
     if item.layer in layers:
         layers = {item.layer: layers[item.layer]}
@@ -472,7 +529,7 @@ def _explain(
     plan: Plan, model: SegmentationModel, seen: Capture, count: Count
 ) -> list[Explanation]:
     study = plan.study
-    methods = dict(resolve_method(name, study.preset) for name in study.methods)
+    methods = methods_of(study)
     found: list[Explanation] = []
     places = [(layer, path, name) for layer, path in plan.layers.items() for name in methods]
     layered = [place for place in places if place[2] not in LAYERLESS]
@@ -486,6 +543,14 @@ def _explain(
             parts = [item for item in found if item.method == name and item.layer in plan.layers]
             found.append(replace(fuse(parts, way), layer=f"fused:{way}"))
     return found
+
+
+def methods_of(study: Settings) -> dict[str, Method]:
+    """The study's methods by name, as its preset and its shortcuts have them."""
+    methods = dict(resolve_method(name, study.preset) for name in study.methods)
+    if study.score_channels is not None:
+        methods["score_cam"] = partial(score_cam, channels=study.score_channels)
+    return methods
 
 
 def _method_heats(study: Settings, explanations: Sequence[Explanation]) -> Iterator[_Heat]:
@@ -616,7 +681,7 @@ class _Trial:
         # where everything is kept no fill shows
         whole = keep.dtype == torch.bool and bool(keep.all())
         fill, reference = "" if whole else row["fill"], self._alike[str(row["reference"])]
-        digest = hashlib.blake2b(f"{fill} {reference} {keep.dtype}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{fill} {reference}".encode(), digest_size=16)
         digest.update(keep.contiguous().cpu().numpy().data)
         return digest.digest()
 
