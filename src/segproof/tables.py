@@ -32,6 +32,7 @@ __all__ = [
     "faithfulness",
     "fill_agreement",
     "headline",
+    "headline_measure",
     "higher_is_better",
     "joined",
     "judged",
@@ -662,12 +663,18 @@ def joined(
 
 
 def candidates(
-    rows: pd.DataFrame, measure: str, preset: Preset, at: Headline, samples: pd.Index[Any]
+    rows: pd.DataFrame,
+    measure: str,
+    preset: Preset,
+    at: Headline,
+    samples: pd.Index[Any],
+    controls: Sequence[str] = (),
 ) -> dict[tuple[str, str], Array]:
     """Values of a headline measure of each (layer, method) at the headline cell, one for each of
-    `samples`, mean over levels; NaN where a tile has none.
+    `samples`, mean over levels; NaN where a tile has none. `controls` are added, with layer "".
     """
-    methods = rows[~_is_control(rows) & rows["sample"].isin(samples)]
+    ours = ~_is_control(rows) | rows["method"].isin(list(controls)).to_numpy(bool)
+    methods = rows[ours & rows["sample"].isin(samples)]
     methods = methods[(methods["reference"] == at.reference) & (methods["fill"] == at.fill)]
     folded = _over_levels(_measure_cells(methods, measure, preset, at.binarisation, samples)[0])
     pairs = zip(folded.keys["layer"], folded.keys["method"], strict=True)
@@ -821,6 +828,11 @@ def _takes_part(measure: str, valid: bool | None, preset: Preset) -> bool:
 
 def _judged_by(at: Headline, preset: Preset) -> str:
     return "iou_drop" if _takes_part("iou_drop", at.valid, preset) else "M3"
+
+
+def headline_measure(at: Headline, preset: Preset = "strict") -> str:
+    """Name of the measure by which candidates are ranked at the headline cell."""
+    return _judged_by(at, preset)
 
 
 def mean_ranks(
