@@ -45,6 +45,7 @@ TESTS = {
     "reliance": ["test_reliance"],
     "tables": ["test_tables"],
     "trial": ["test_plan"],
+    "sequential": ["test_sequential"],
 }
 
 Outcome = Literal["killed", "survived", "timed out", "broken"]
@@ -940,6 +941,61 @@ MUTANTS: list[Mutant] = [
             'REMOVING = ("M1", "iou_drop", JOINED)',
             'REMOVING = ("M1", "iou_drop")',
             "under a fill that is not valid the contrast measures outlines too",
+        ),
+    ),
+    *_of(
+        "sequential",
+        (
+            "bet = np.maximum(self._sum, 0) / np.where",
+            "bet = self._sum / np.where",
+            "who was worse so far gets no bet",
+        ),
+        (
+            "self._seen / (self._seen + 1)",
+            "self._seen / (self._seen + 2)",
+            "m tiles of m + 1",
+        ),
+        (
+            "self.log_e += np.log(2) - np.logaddexp(0, -2 * bet * y)",
+            "self.log_e += np.log(2) - np.logaddexp(0, -bet * y)",
+            "1 + tanh(z) is 2 / (1 + exp(-2z))",
+        ),
+        (
+            "self._sum += y\n        self._squares += y**2",
+            "self._sum += y\n        self._squares += abs(y)",
+            "the bet is a mean over a mean square",
+        ),
+        ("        self._seen += there", "        self._seen += 1", "missing tiles are no tiles"),
+        (
+            "self.shown |= self.log_e >= self.needed",
+            "self.shown = self.log_e >= self.needed",
+            "what was shown stays shown",
+        ),
+        (
+            "np.round(x[self.first] - x[self.second], 12)",
+            "(x[self.first] - x[self.second])",
+            "noise of rounding is no difference",
+        ),
+        (
+            "self.race = Race(first, second, margin, candidates / ALPHA)",
+            "self.race = Race(first, second, margin, 1 / ALPHA)",
+            "each candidate may be named wrongly",
+        ),
+        (
+            "            2 * self.size / ALPHA,",
+            "            self.size / ALPHA,",
+            "each pair has two claims",
+        ),
+        (
+            "settled = race.shown[half] | race.shown[self.size :]",
+            "settled = race.shown[half] & race.shown[self.size :]",
+            "one claim settles a pair",
+        ),
+        ("sign * values", "values", "lower is better for some measures"),
+        (
+            "                return\n            found =",
+            "                self.seen += 1\n                continue\n            found =",
+            "only complete beginnings count",
         ),
     ),
 ]

@@ -688,3 +688,17 @@ def friedman(matrix: Array) -> float:
     plain = 12 * n / (k * (k + 1)) * total
     T = sum(ties(row.tolist()) for row in matrix)
     return float(plain / (1 - T / (n * k * (k**2 - 1))))
+
+
+# --- stopping when decided ------------------------------------------------------------------------
+def evidence_so_far(differences: Sequence[float]) -> list[float]:
+    """E after each difference: prod (1 + tanh(b y)), b from the differences before."""
+    wealth, out = 1.0, []
+    for t, y in enumerate(differences):
+        before = [float(value) for value in differences[:t]]
+        bet = 0.0
+        if before and sum(before) > 0:
+            bet = sum(before) / sum(value**2 for value in before) * t / (t + 1)
+        wealth *= 1 + math.tanh(bet * y)
+        out.append(wealth)
+    return out

@@ -36,6 +36,7 @@ ORDER = [
     "reliance",
     "tables",
     "compare",
+    "sequential",
     "results",
     "settings",
     "trial",

@@ -17,6 +17,7 @@ from segproof.measures import MEASURES
 from segproof.model import Layer, SegmentationModel, probabilities, queries, query_model
 from segproof.perturb import FILLS, STRATEGIES, binarise
 from segproof.results import Results
+from segproof.sequential import Until
 from segproof.settings import CONTROLS
 from segproof.study import Study
 from segproof.target import BoundTarget, Region, Target, objects
@@ -44,6 +45,7 @@ __all__ = [
     "Target",
     "TooManyFailedError",
     "UnknownNameError",
+    "Until",
     "binarise",
     "explain",
     "explain_all",

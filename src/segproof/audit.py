@@ -70,7 +70,7 @@ def _check_fit(model: SegmentationModel, shape: Sequence[int], *, pad: bool) -> 
 @dataclass(frozen=True)
 class Status:
     """How far a run is. `rate` in tiles per second since it last began, `left` in seconds; None
-    where nothing can be said yet.
+    where nothing can be said yet. `decided`: what a run found that stopped for it.
     """
 
     running: bool
@@ -81,6 +81,7 @@ class Status:
     reasons: dict[str, int]
     rate: float | None
     left: float | None
+    decided: str = ""
 
     @property
     def done(self) -> int:
@@ -115,8 +116,11 @@ def status(run: str | Path, *, now: float | None = None) -> Status:
     rate = since / (end - began) if since and end > began else None
     count = meta.get("count")
     left = (count - sum(counts.values())) / rate if rate and count is not None else None
+    found = meta.get("decided") or {}
+    decided = found["sentence"] if found.get("decided") and not running else ""
     ok, skipped, failed = (counts.get(name, 0) for name in ("ok", "skipped", "failed"))
-    return Status(running, count, ok, skipped, failed, reasons, rate, left)
+    left = None if decided else left
+    return Status(running, count, ok, skipped, failed, reasons, rate, left, decided)
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,8 @@ def verify(
             if checksum(db, name) != written:
                 problems.append(f"{name}: rows that are not those that were written")
         problems += [f"{name}: {rows} rows without a tile" for name, rows in counts.items()]
-    if results.manifest and not in_use(results.folder) and len(tiles) == meta.get("count"):
+    ended = len(tiles) == meta.get("count") or (meta.get("decided") or {}).get("decided", False)
+    if results.manifest and not in_use(results.folder) and ended:
         problems += _check_exports(results)
     chosen = [tile for tile in tiles if tile[2] == "ok"]
     picks = np.random.default_rng(seed).permutation(len(chosen))[:again]

@@ -45,6 +45,7 @@ from segproof.pace import choose_kernels, distance_of, score_distance
 from segproof.perturb import FILLS
 from segproof.results import Results, probe, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
+from segproof.sequential import LEAST, Asked, Until
 from segproof.settings import CONTROLS, MAP_MEASURES, PUBLISHED, read_toml
 from segproof.study import Study
 from segproof.target import REGIONS, Preset, Reduce, Space, Target, check_region
@@ -433,6 +434,17 @@ def study(
     keep_going: Annotated[
         bool, Parameter(negative=(), help="Also where more than 5 % of the tiles fail.")
     ] = False,
+    until_decided: Annotated[
+        Asked | None,
+        Parameter(
+            help="Tiles in random order, until it is settled which candidate is best, how all rank"
+            " or which beat the controls."
+        ),
+    ] = None,
+    margin: Annotated[
+        float, Parameter(help="Until decided: in the measure's unit; less does not count.")
+    ] = MARGIN,
+    least: Annotated[int, Parameter(help="Until decided: not before so many tiles.")] = LEAST,
     dry_run: Annotated[
         bool, Parameter(negative=(), help="Only say how many forwards it takes, and how long.")
     ] = False,
@@ -488,12 +500,18 @@ def study(
     }
     settings = _from_file(config) | {key: v for key, v in given.items() if v is not None}
     folder = out_ or settings.get("out")
+    until = None if until_decided is None else Until(until_decided, margin, least)
+    if until is None and (margin, least) != (MARGIN, LEAST):
+        raise StudyError(
+            "--margin or --least alone", "--until-decided too", "say what is to be decided"
+        )
     chosen = Study.of(**{k: v for k, v in settings.items() if k != "out"})
     if dry_run:
-        return _dry_run(chosen, allow_code=allow_code)
+        return _dry_run(chosen, allow_code=allow_code, until=until)
     if folder is None:
         raise StudyError("no run folder", "--out DIR", "name a new folder for the results")
-    how = {"workers": workers, "threads": threads, "dask": dask, "keep_going": keep_going}
+    how: dict[str, Any] = {"workers": workers, "threads": threads, "dask": dask}
+    how |= {"keep_going": keep_going, "until_decided": until}
     return _run(chosen, Path(folder), allow_code=allow_code, how=how)
 
 
@@ -930,13 +948,21 @@ def _load(
     )
 
 
-def _dry_run(chosen: Study, *, allow_code: bool) -> int:
+def _dry_run(chosen: Study, *, allow_code: bool, until: Until | None) -> int:
     """Fills and kernels are tried on the first tiles; nothing is studied or written."""
     keep_blocks()
+    if until is not None:
+        until.check(len(chosen.methods) * len(chosen.layers), chosen.controls)
     network = chosen.open_model(allow_code=allow_code)
     source = chosen.open_data(network)
     plan = choose_kernels(chosen.plan(network, source), network, source)
     _say_plan(score_distance(plan, network, source))
+    if until is not None:
+        out.print(
+            f"in random order, and less where it is decided before ({until.asked}; after"
+            f" {until.least} judged tiles at least)",
+            style="dim",
+        )
     return OK
 
 
@@ -956,6 +982,11 @@ def _run(
     with graceful_stop(err) as stop, progress_bar(err, "pictures shown") as advance:
         plan: Plan | None = None
         began, before = 0, -1
+        undecided = ""
+
+        def say_undecided(text: str) -> None:
+            nonlocal undecided
+            undecided = f", {text}"
 
         def announce(made: Plan) -> None:
             nonlocal plan
@@ -970,9 +1001,8 @@ def _run(
                 began, before = forwards, done
             share = min(forwards - began, plan.forwards_per_tile)
             total = tiles * plan.forwards_per_tile
-            advance(
-                done * plan.forwards_per_tile + share, total, f"tile {min(done + 1, tiles)}/{tiles}"
-            )
+            note = f"tile {min(done + 1, tiles)}/{tiles}{undecided}"
+            advance(done * plan.forwards_per_tile + share, total, note)
 
         failed: TooManyFailedError | None = None
         try:
@@ -984,6 +1014,7 @@ def _run(
                 progress=show,
                 stop=stop,
                 planned=announce,
+                standing=say_undecided,
                 **(how or {}),
             )
         except TooManyFailedError as error:
@@ -992,6 +1023,8 @@ def _run(
     open_ = results.manifest["data"]["n"] - sum(
         counts[name] for name in ("ok", "skipped", "failed")
     )
+    if results.manifest.get("decided", {}).get("decided"):
+        open_ = 0  # what is left is not needed
     if counts["ok"] or not (open_ or counts["failed"]):
         _finish(results, brief=brief)
     if failed is not None:
@@ -1088,6 +1121,10 @@ def _finish(results: Results, *, brief: bool = False) -> None:
     _say_tiles(results.manifest["tiles"])
     _say_forwards(results.manifest)
     out.print(f"\n[bold]{escape(made.verdict)}[/]\n")
+    decided = results.manifest.get("decided")
+    if decided:
+        out.print(f"[bold]{escape(decided['sentence'])}[/]")
+        out.print(escape(f"{decided['note']}\n"), style="yellow")
     if brief:
         out.print(f"again: {escape(results.manifest['command'])}", soft_wrap=True)
     out.print(f"report: {escape(str(path))}")

@@ -106,6 +106,10 @@ class TileResult:
     seconds: float = 0.0
     digest: str = ""
 
+    def table(self) -> pd.DataFrame:
+        """Its rows as a table, as `Results.rows` has them."""
+        return _typed(pd.DataFrame(list(self.rows), columns=list(COLUMNS)))
+
 
 class RunStore:
     """The one writer of a run folder: SQLite (WAL, synchronous FULL), one transaction per tile.
@@ -193,6 +197,16 @@ class RunStore:
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)",
                 [(key, json.dumps(value)) for key, value in values.items()],
             )
+
+    def keep_only(self, samples: Iterable[str]) -> None:
+        """Leave out all tiles but these."""
+        others = set(self.done()) - set(samples)
+        with self._transaction():
+            for table in ("rows", "scores", "tiles"):
+                self._db.executemany(
+                    f"DELETE FROM {table} WHERE sample = ?",  # noqa: S608 - one of three names
+                    [(name,) for name in sorted(others)],
+                )
 
     def write(self, tile: TileResult) -> None:
         """Store one finished tile, rows and status together or not at all."""

@@ -253,8 +253,8 @@ class Settings(BaseModel):
             self.class_, self.region, self.space, self.reduce, self.preset, rival=self.rival
         )
 
-    def command(self, out: str | Path) -> str:
-        """The command line of this study: every setting that is not the default."""
+    def command(self, out: str | Path, more: Sequence[str] = ()) -> str:
+        """The command line of this study: every setting that is not the default, and `more`."""
         words = ["segproof", "study"]
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
@@ -265,7 +265,7 @@ class Settings(BaseModel):
                 continue
             text = ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
             words += [f"--{(info.alias or name).replace('_', '-')}", text or "none"]
-        return shlex.join([*words, "--out", str(out)])
+        return shlex.join([*words, *more, "--out", str(out)])
 
     def open_model(self, *, allow_code: bool = False) -> SegmentationModel:
         """Load the network that the settings name; `python:` only with `allow_code`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import replace
@@ -23,6 +23,7 @@ from segproof.kernels import Kernels
 from segproof.model import SegmentationModel
 from segproof.pace import choose_kernels, score_distance
 from segproof.results import Results, RunStore, TileResult, probe
+from segproof.sequential import Asked, Until, Watch, shuffled
 from segproof.settings import Settings
 from segproof.spread import (
     Job,
@@ -37,6 +38,7 @@ from segproof.spread import (
 from segproof.trial import (
     OUT_OF_MEMORY,
     OUTLINES,
+    PICTURES,
     Plan,
     choose_fills,
     choose_outline,
@@ -130,9 +132,11 @@ class Study(Settings):
         dask: str | None = None,
         keep_going: bool = False,
         allow_code: bool = False,
+        until_decided: Until | Asked | None = None,
         progress: Progress | None = None,
         stop: Callable[[], bool] | None = None,
         planned: Callable[[Plan], None] | None = None,
+        standing: Callable[[str], None] | None = None,
     ) -> Results:
         """Study every tile and write `out`: run.db, then results.parquet, results.csv,
         manifest.json.
@@ -142,8 +146,11 @@ class Study(Settings):
         the settings. Tiles are spread over `workers` processes of `threads` each (another number
         of threads changes the last bits of the numbers), the workers of the scheduler at
         `dask`, or any `executor`; they open model and tiles themselves, with `allow_code` also
-        python: ones. `progress(tiles done, tiles, forwards)` is called after each batch; `stop()`
-        is asked after each tile, `planned(plan)` told once before the first one.
+        python: ones. `until_decided` studies them in a random order, drawn by the seed, and stops
+        when the question is settled (see `Until`); without it such a run is gone on with to the
+        last tile. `progress(tiles done, tiles, forwards)` is called after each batch; `stop()` is
+        asked after each tile, `planned(plan)` told once before the first one, `standing(text)` how
+        much is undecided.
 
         Raises:
             StudyError: another study in `out`, a folder in use, workers without these files.
@@ -157,6 +164,9 @@ class Study(Settings):
             raise StudyError(
                 f"workers {workers}, dask {dask} and executor {executor}", "one way", "choose one"
             )
+        until = Until(until_decided) if isinstance(until_decided, str) else until_decided
+        if until is not None:
+            until.check(len(self.methods) * len(self.layers), self.controls)
         started = time.perf_counter()
         probe(out)
         lanes = self._lanes(executor, workers, threads, dask)
@@ -170,11 +180,17 @@ class Study(Settings):
                 began=time.time(),
             )
             plan = halving(lambda _: self._stored_plan(store, resolved, model, data), 1)
-            store.put(began=time.time(), shown=plan.shown_per_tile)
+            drawn = until is not None and bool(store.get("drawn") or not store.done())
+            store.put(began=time.time(), shown=plan.shown_per_tile, drawn=drawn)
             if planned is not None:
                 planned(plan)
             positions = self._open_positions(store, data, plan.tiles)
             names = list(data.ids)
+            still = set(positions)
+            watch = None if until is None else self._watched(until, store, names, still)
+            if watch is not None:
+                positions = [position for position in watch.order if position in still]
+                plan = replace(plan, pictured=tuple(watch.order[:PICTURES]))
             reopened = {names[position] for position in positions}
             reasons = [why for name, why in store.failed().items() if name not in reopened]
             finished = plan.tiles - len(positions)
@@ -195,9 +211,17 @@ class Study(Settings):
                 reason = printable(f"{WORKER}: {why}")
                 return TileResult(names[position], position, "failed", reason, digest=digest)
 
-            if too_many():
+            def tell() -> None:
+                if watch is not None and standing is not None:
+                    standing(watch.standing())
+
+            def enough() -> bool:
+                asked = stop is not None and stop()
+                return asked or (watch is not None and watch.decided)
+
+            tell()
+            if too_many() or (watch is not None and watch.decided):
                 positions = []
-            asked = _never if stop is None else stop
             tick(0)
             found: Generator[TileResult, None, None]
             if lanes:
@@ -205,23 +229,33 @@ class Study(Settings):
                     plan, model.fingerprint(), digest_of_names(data.ids), version("segproof"),
                     allow_code,
                 )  # fmt: skip
-                found = spread(job, positions, lanes, gave_up, asked)
+                found = spread(job, positions, lanes, gave_up, enough)
             else:
                 found = (study_tile(plan, model, data, position, tick) for position in positions)
             with closing(found):
                 for tile in found:
                     store.write(tile)
                     finished += 1
+                    if watch is not None:
+                        watch.add(tile.position, tile.table())
+                    tell()
                     tick(tile.forwards if lanes else 0)
                     if tile.status == "failed":
                         reasons.append(f"{tile.sample}: {tile.reason}")
-                    if too_many() or (not lanes and asked()):
+                    if too_many() or (not lanes and enough()):
                         break
             seconds = (store.get("seconds") or 0.0) + time.perf_counter() - started
-            store.put(seconds=seconds)
+            decided = None if watch is None else watch.record()
+            if watch is not None and watch.decided and drawn:
+                # what workers had finished beyond would depend on which of them was faster
+                store.keep_only(names[position] for position in watch.beginning)
+            store.put(seconds=seconds, decided=decided)
             results = Results.load(out)
             manifest = self._manifest(plan, model, results, seconds)
-            results.export({**manifest, "command": self.command(out)})
+            if decided is not None:
+                manifest["decided"] = decided
+            command = self.command(out, () if until is None else until.flags())
+            results.export({**manifest, "command": command})
         if too_many():
             raise TooManyFailedError(
                 f"{len(reasons)} of {plan.tiles} tiles failed, {finished} studied; the last:"
@@ -231,6 +265,19 @@ class Study(Settings):
                 " goes on from here",
             )
         return Results.load(out)
+
+    def _watched(
+        self, until: Until, store: RunStore, names: list[str], still: Collection[int]
+    ) -> Watch:
+        """The watch of a run, told of the tiles that are finished (all but `still`)."""
+        count = store.get("count")
+        watch = Watch(until, shuffled(count, self.seed), self.preset)
+        if len(still) < count:
+            rows = Results.load(store.folder).rows
+            found = dict(iter(rows.groupby("sample", sort=False)))
+            for position in sorted(set(range(count)) - set(still)):
+                watch.add(position, found.get(names[position], rows.iloc[:0]))
+        return watch
 
     def _lanes(
         self, executor: Executor | None, workers: int, threads: int | None, dask: str | None
@@ -366,10 +413,6 @@ def _kept(resolved: Plan, chosen: Mapping[str, Any]) -> Plan:
         kernels=Kernels(*chosen["kernels"]),
         pace=chosen["pace"],
     )
-
-
-def _never() -> bool:
-    return False
 
 
 def _first_size(data: SampleSource) -> tuple[tuple[int, int], int]:

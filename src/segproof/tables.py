@@ -667,12 +667,18 @@ def combinations_ranked(
 
 
 def candidates(
-    rows: pd.DataFrame, measure: str, preset: Preset, at: Headline, samples: pd.Index[Any]
+    rows: pd.DataFrame,
+    measure: str,
+    preset: Preset,
+    at: Headline,
+    samples: pd.Index[Any],
+    controls: Sequence[str] = (),
 ) -> dict[tuple[str, str], Array]:
     """Values of a headline measure of each (layer, method) at the headline cell, one for each of
-    `samples`, mean over levels; NaN where a tile has none.
+    `samples`, mean over levels; NaN where a tile has none. `controls` are added, with layer "".
     """
-    methods = rows[~_is_control(rows) & rows["sample"].isin(samples)]
+    ours = ~_is_control(rows) | rows["method"].isin(list(controls)).to_numpy(bool)
+    methods = rows[ours & rows["sample"].isin(samples)]
     methods = methods[(methods["reference"] == at.reference) & (methods["fill"] == at.fill)]
     folded = _over_levels(_measure_cells(methods, measure, preset, at.binarisation, samples)[0])
     pairs = zip(folded.keys["layer"], folded.keys["method"], strict=True)

@@ -65,6 +65,8 @@ def print_status(out: Console, found: Status) -> None:
     if found.left is not None and found.done < found.count:
         hours, seconds = divmod(round(found.left), 3600)
         out.print(f"left: {hours} h {seconds // 60:02} min {seconds % 60:02} s")
+    if found.decided:
+        out.print(escape(found.decided), soft_wrap=True)
     out.print(f"tiles: {found.ok} ok, {found.skipped} skipped, {found.failed} failed")
     for reason, count in found.reasons.items():
         out.print(f"  {count} x {escape(reason)}", soft_wrap=True, highlight=False)

@@ -57,6 +57,7 @@ from segproof.target import dilate
 __all__ = [
     "OUTLINES",
     "OUT_OF_MEMORY",
+    "PICTURES",
     "Plan",
     "check_units",
     "choose_fills",
@@ -117,6 +118,7 @@ class Plan:
     roughen: int = 0
     kernels: Kernels = EXACT
     pace: Mapping[str, Any] = field(default_factory=dict)
+    pictured: tuple[int, ...] = tuple(range(PICTURES))  # tiles whose picture is kept
 
     def batched(self, batch: int) -> Plan:
         """The same plan with so many pictures per forward."""
@@ -233,7 +235,7 @@ def study_tile(
         donor = _donor(smaller, model, data, position)
         with running(model, plan.kernels):
             rows, scores, maps = _try_tile(smaller, model, name, seen, truth, donor, count)
-        shown = _picture(sample, seen, truth, maps) if position < PICTURES else None
+        shown = _picture(sample, seen, truth, maps) if position in plan.pictured else None
         return finish("ok", rows=rows, scores=scores, picture=shown)
 
     try:

@@ -1241,6 +1241,7 @@ def render(
     page = environment.get_template("template.html").render(
         title=_title(manifest),
         verdict=_sentences(made.verdict),
+        decided=manifest.get("decided") or {},
         preset=preset,
         faults=PUBLISHED_FAULTS if preset == "paper" else (),
         facts=_facts(made, manifest, counts),
