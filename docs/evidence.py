@@ -1,6 +1,6 @@
 """Renew the tables and figures of evidence.md, and the cards that ship, from a finished run.
 
-segproof evidence --full --out RUN && python docs/evidence.py RUN
+segproof evidence --out RUN && python docs/evidence.py RUN
 """
 
 from __future__ import annotations

@@ -329,7 +329,9 @@ def test_the_command_writes_tables_cards_and_figures(
         "method_maps.csv", "methods-a.png", "methods.csv", "scenes.csv", "shapley.csv",
     }  # fmt: skip
     cards = json.loads((tmp_path / "one" / "cards.json").read_text())
-    assert cards["command"] == "segproof evidence --tier a --seed 0 --scenes 1"
+    assert cards["command"] == " ".join(
+        ["segproof evidence --tier a --seed 0 --scenes 1", *QUICK, "--fills absent"]
+    )
     line = next(card for card in cards["measures"]["contrast"] if card["binarisation"] == "area")
     assert line["tau"] > 0.8
     assert line["tier"] == "a"
@@ -373,6 +375,7 @@ def test_methods_and_measures_of_ones_own(
         (("--method", "grad_kam"), "did you mean grad_cam"),
         (("--fills", "wool"), "fill 'wool'"),
         (("--method", "none", "--measure", "none"), "nothing to judge"),
+        (("--tier", "c"), "give them with --train and --test"),
         (("--method", "python:nowhere_at_all:f", "--allow-code"), "ModuleNotFoundError"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from segproof.data import Sample
 from segproof.errors import DataError
 from segproof.model import SegmentationModel
 from segproof.reliance import CROP, Reliance, lean, reliance, rely, table
+from segproof.stats import Interval
 
 SIDE = CROP + 40
 
@@ -130,11 +133,21 @@ def test_the_table_shows_every_row() -> None:
     text = table([row])
     assert text.splitlines()[-1].startswith("| 0.5 | 0.000 [0.000, 0.000] |")
     assert text.endswith("| 1.00 |")
+    assert "-0.000" not in table([replace(row, insertion=Interval(-1e-4, -2e-4, 1e-4, 2))])
 
 
 def test_training_is_seeded_and_the_measurement_too() -> None:
     (one,), (same,) = (reliance(Town(), Town(seed=1), correlations=[1.0], steps=2) for _ in "ab")
     assert one == same
+    seen: list[tuple[int, int]] = []
+    reliance(
+        Town(),
+        Town(seed=1),
+        correlations=[0.0, 1.0],
+        steps=2,
+        progress=lambda step, steps, _: seen.append((step, steps)),
+    )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     first, bound = lean(Town(), 1.0, steps=2)
     other, _ = lean(Town(), 1.0, steps=2, seed=1)
     assert first.fingerprint() != other.fingerprint()
@@ -144,6 +157,8 @@ def test_training_is_seeded_and_the_measurement_too() -> None:
 def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(DataError, match=r"correlation 1.5"):
         lean(Town(), 1.5)
+    with pytest.raises(DataError, match="0 steps of training"):
+        lean(Town(), 1.0, steps=0)
 
     class Small(Town):
         def __getitem__(self, index: int) -> Sample:

@@ -56,8 +56,9 @@ REAL: Final = "c"  # networks trained on real tiles with a pasted marker, which 
 WHOLE: Final = tuple(
     name for name, card in MAP_MEASURES.items() if "re-explanation" not in card.forwards
 )
-SLOW: Final = (  # the default leaves them out
+SLOW: Final = (  # the default leaves them out; context_need does not even look at the map
     *("road", "road_morf", "road_lerf", "infidelity", "deletion_outside", "insertion_outside"),
+    "context_need",
 )
 DEFAULT_MEASURES: Final = (
     *evidence.CUT_MEASURES,
@@ -157,16 +158,16 @@ def run(
     seed: int = 0,
     command: str = "",
     tiles: tuple[SampleSource, SampleSource] | None = None,
+    steps: int = 400,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Evidence:
     """Judge measures and methods on tiers of known truth and write everything to the folder `out`.
 
     shapley.csv, measures.csv, methods.csv (tables), scenes.csv and method_maps.csv (a line a scene
     or map), maps.parquet (every value), cards.json, and figures. `full`: all networks, and more
-    scenes, where `scenes` does not say how many; `tiles`, to train and to test on, are for tier c,
-    reliance.md. Whole-heatmap measures are taken
-    of every other scene, under the last of `fills`; methods hide with it. `progress(done, total,
-    what)`.
+    scenes, where `scenes` does not say how many; `tiles`, to train (for `steps` steps) and to test
+    on, are for tier c, reliance.md. Whole-heatmap measures are taken of every other scene, under
+    the last of `fills`; methods hide with it. `progress(done, total, what)`.
 
     Raises:
         UnknownNameError: a tier, method or measure that does not exist.
@@ -184,6 +185,12 @@ def run(
             f"tier {REAL} without tiles",
             "two folders of tiles with roofs",
             "give them with --train and --test",
+        )
+    if tiles is not None and REAL not in tiers:
+        raise StudyError(
+            f"tiles for tier {REAL} and tiers {', '.join(tiers)}",
+            f"tiles and tier {REAL}, or neither",
+            f"ask for --tier {REAL}, or leave --train and --test out",
         )
     if not tiers or not fills or not (methods or measures):
         raise SegproofError("nothing to judge", "a tier, a fill, a method or measure", "name them")
@@ -233,7 +240,10 @@ def run(
     _write(folder, found, fills, {"command": command, "seed": seed, "tiers": judged_tiers})
     if REAL in tiers and tiles is not None:
         rows = reliance(
-            *tiles, seed=seed, progress=lambda step, steps, _loss: progress(step, steps, "tier c")
+            *tiles,
+            steps=steps,
+            seed=seed,
+            progress=lambda step, every, _loss: progress(step, every, f"tier {REAL}: training"),
         )
         text = reliance_table(rows) + "\n"
         _save(folder / "reliance.md", text.encode())

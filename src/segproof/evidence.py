@@ -68,7 +68,7 @@ RANDOM: Final = 3
 TIE: Final = 1e-4  # values nearer to each other are the same
 UNLIKE: Final = 0.02  # of true quality: maps nearer to the oracle may stand beside it
 WHOLE: Final = "map"  # stands for binarisation where a measure takes the map as it is
-BATCH: Final = 32
+BATCH: Final = 16  # pictures of 64 px that stay in a core's cache
 
 
 # --- what decides ---------------------------------------------------------------------------------

@@ -541,7 +541,8 @@ def planted_model(name: str, folder: str | Path | None = None) -> SegmentationMo
         raise ModelError(
             f"{path} without {missing[:3]}, with {unknown[:3]}", f"weights of {name}", "train again"
         )
-    return _model(net)
+    # the layout in which they were trained: a third less time for a convolution on a CPU
+    return _model(net.to(memory_format=torch.channels_last))
 
 
 def planted(

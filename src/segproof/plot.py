@@ -674,8 +674,8 @@ def evidence_measures(cards: pd.DataFrame) -> Figure:
 def evidence_maps(judged: pd.DataFrame, measures: Sequence[str], fill: str) -> Figure:
     """Mean rank of every map of known quality under each measure at matched area, best map first.
 
-    `judged` is `evidence.judge_measures(...)`. A right measure goes from dark to bright as the
-    truth does.
+    `judged` is `evidence.judge_measures(...)`. Bright is better: a right measure goes from bright
+    to dark as the truth does.
     """
     part = judged[(judged["fill"] == fill) & (judged["binarisation"] == "area")]
     keys = ["tier", "kind", "scene", "measure", "better", "map"]
@@ -688,7 +688,8 @@ def evidence_maps(judged: pd.DataFrame, measures: Sequence[str], fill: str) -> F
     ranks = means.pivot_table(index="map", columns="measure", values="rank")
     table = ranks.reindex(index=order, columns=[m for m in measures if m in ranks])
     table.insert(0, "truth", means.groupby("map")["true"].mean())
-    return _table(table, f"mean rank (1 = best), matched area, fill {fill}", None, digits=1)
+    legend = f"mean rank (1 = best), matched area, fill {fill}"
+    return _table(table, legend, None, digits=1, lower=True)
 
 
 def evidence_methods(table: pd.DataFrame, tier: str) -> Figure:
@@ -707,19 +708,28 @@ def evidence_methods(table: pd.DataFrame, tier: str) -> Figure:
 
 
 def _table(
-    values: pd.DataFrame, legend: str, limits: tuple[float, float] | None, *, digits: int = 2
+    values: pd.DataFrame,
+    legend: str,
+    limits: tuple[float, float] | None,
+    *,
+    digits: int = 2,
+    lower: bool = False,
 ) -> Figure:
-    """A table of numbers over their colours, with the scale beside it."""
+    """A table of numbers over their colours, bright for the better ones (`lower`: the small), with
+    the scale beside it.
+    """
     rows, columns = values.shape
     figure = _figure(2.6 + 0.92 * columns, 1.7 + 0.27 * rows)
     axes = figure.subplots()
     numbers = values.to_numpy(float)
     low, high = limits or (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
     shade = Normalize(low, high)
-    shown = axes.imshow(numbers, cmap="cividis", norm=shade, aspect="auto")
+    colours = "cividis_r" if lower else "cividis"
+    shown = axes.imshow(numbers, cmap=colours, norm=shade, aspect="auto")
     for row, column in np.argwhere(np.isfinite(numbers)).tolist():
         value = float(numbers[row, column])
-        color = INK if shade(value) > 0.55 else "white"
+        bright = 1 - shade(value) if lower else shade(value)
+        color = INK if bright > 0.55 else "white"
         text = f"{value:.{digits}f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=color)
     names = [_text(str(name).replace("_", " ")) for name in values.index]

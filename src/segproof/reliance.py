@@ -201,11 +201,13 @@ def lean(
     Tiles are halved; crops of 96 px around roofs, turned and flipped; weighted cross-entropy. Equal
     seed and threads give equal weights on a CPU.
 
-    Raises: DataError for a correlation outside [0, 1] or tiles without roofs, ModelError where the
-    loss is not finite.
+    Raises: DataError for a correlation outside [0, 1], no step or tiles without roofs, ModelError
+    where the loss is not finite.
     """
     if not 0 <= correlation <= 1:
         raise DataError(f"correlation {correlation}", "a number in [0, 1]", "choose e.g. 0.9")
+    if steps < 1:
+        raise DataError(f"{steps} steps of training", "at least one", "take 400")
     tiles = _read(train, seed)
     bound = _bound(tiles)
     places = [(t, i) for t, tile in enumerate(tiles) for i in range(len(tile.roofs))]
@@ -311,11 +313,17 @@ def reliance(
 ) -> list[Reliance]:
     """Train one network for each correlation and measure how far it leans on the marker.
 
-    About two minutes a correlation on one core. The weights are kept nowhere. Raises: as `lean`.
+    About two minutes a correlation on one core. The weights are kept nowhere. `progress(step,
+    steps, loss)` counts the steps of all networks. Raises: as `lean`.
     """
     measured = []
-    for correlation in correlations:
-        model, bound = lean(train, correlation, steps=steps, seed=seed, progress=progress)
+    for number, correlation in enumerate(correlations):
+
+        def tick(step: int, _steps: int, loss: float, done: int = number * steps) -> None:
+            if progress is not None:
+                progress(done + step, steps * len(correlations), loss)
+
+        model, bound = lean(train, correlation, steps=steps, seed=seed, progress=tick)
         measured.append(rely(model, test, correlation, bound, seed=seed))
     return measured
 
@@ -324,7 +332,9 @@ def table(measured: Sequence[Reliance]) -> str:
     """Markdown of what `reliance` found."""
 
     def shown(found: Interval) -> str:
-        return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        # + 0.0: no minus before a rounded zero
+        mean, low, high = (round(x, 3) + 0.0 for x in (found.mean, found.low, found.high))
+        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
     lines = [
         "| correlation | insertion | removal | marker elsewhere | right without marker |",
