@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
 from segproof.capture import capture, observe, rerun
 from segproof.errors import ModelError, UnknownNameError
+from segproof.explain import explain_all
 from segproof.model import SegmentationModel
 from segproof.target import Target
 from sideeffects import Fails, facts, unsettle
@@ -544,3 +548,52 @@ def test_a_layer_that_never_runs_names_those_that_do() -> None:
         capture(model, toy_images(3), Target("roof"), [LAYERS[0], "decoder_old"])
     assert "decoder.blocks.0" in str(got.value)
     assert facts(model) == before
+
+
+def test_nothing_before_the_first_asked_layer_enters_the_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four methods at two decoder blocks: one forward, one backward through what follows them."""
+    torch.manual_seed(0)
+    net = smp.Unet("resnet18", encoder_weights=None, classes=1)
+    model = SegmentationModel(net, classes=["roof"]).eval()
+    shown: list[int] = []
+    asked: list[tuple[int, object]] = []
+    convolutions: list[int] = []
+    grad = torch.autograd.grad
+
+    def noted(score: Tensor, layers: list[Tensor], **how: Any) -> Any:
+        asked.append((len(layers), how["retain_graph"]))
+        convolutions.append(sum("Convolution" in name for name in graph(score)))
+        return grad(score, layers, **how)
+
+    net.register_forward_pre_hook(lambda _net, given: shown.append(len(given[0])))
+    model.layers(64)
+    monkeypatch.setattr("torch.autograd.grad", noted)
+    made = explain_all(
+        model,
+        torch.rand(3, 64, 64),
+        methods=["grad_cam", "grad_cam_pp", "hires_cam", "eigen_cam"],
+        layers=["decoder:1", "decoder:2"],
+        target=Target("roof", region="box:0,0,64,64"),
+    )
+    assert len(made) == 8
+    assert shown == [1, 1]  # the list of layers, and the picture
+    assert asked == [(2, False)]
+    # four more blocks of two convolutions, and the head
+    assert convolutions == [4 * 2 + 1]
+
+
+def graph(score: Tensor) -> list[str]:
+    """Names of all steps that a backward from `score` would take."""
+    found: list[str] = []
+    seen: set[Any] = set()
+    waiting = [score.grad_fn]
+    while waiting:
+        step = waiting.pop()
+        if step is None or step in seen:
+            continue
+        seen.add(step)
+        found.append(step.name())
+        waiting += [before for before, _ in step.next_functions]
+    return found

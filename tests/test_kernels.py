@@ -14,7 +14,7 @@ from torch import nn
 from segproof.kernels import EXACT, Kernels, keep_blocks
 from segproof.load import demo_model_spec
 from segproof.model import SegmentationModel, running
-from segproof.pace import COMPARED, TOLERANCE, choose_kernels, forward_seconds
+from segproof.pace import COMPARED, RANKED, TOLERANCE, choose_kernels, forward_seconds, orders
 from segproof.scenes import write_scenes
 from segproof.study import Study
 from toys import toy_images, toy_model
@@ -131,6 +131,57 @@ def test_auto_takes_the_fastest_kernels_that_agree(
     monkeypatch.setattr("segproof.pace.TOLERANCE", 1.0)
     speed["bfloat16, channels last"] = 2.9
     assert choose_kernels(chosen.plan(network, data), network, data).kernels == EXACT
+
+
+def rows_of(**confidences: list[float | None]) -> list[dict[str, object]]:
+    """Rows of M1 of some methods at one layer, a level each."""
+    return [
+        {"layer": "a", "method": method, "strategy": "background_only", "confidence": value}
+        for method, values in confidences.items()
+        for value in values
+    ]
+
+
+def test_orders_count_pairs_that_float32_tells_apart() -> None:
+    """Means .5, .3, .30005 and .1: one pair is tied; x and z change places, y meets z."""
+    before = rows_of(w=[0.4, 0.6], x=[0.3], y=[0.30005, None], z=[0.1, float("nan")])
+    assert orders(before, before)["M1"] == {
+        "pairs": 6, "tied": 1, "reversed": 0, "difference": 0.0,
+    }  # fmt: skip
+    turned = orders(before, rows_of(w=[0.5], x=[0.30005], y=[0.3], z=[0.1]))["M1"]
+    assert turned["reversed"] == 0  # within what float32 itself is exact to
+    after = rows_of(w=[0.5], x=[0.1], y=[0.2], z=[0.2])
+    found = orders(before, after)
+    assert set(found) == set(RANKED)
+    assert found["M1"]["reversed"] == 2
+    assert found["M1"]["difference"] == pytest.approx(0.2)
+    assert found["M2"] == {"pairs": 0, "tied": 0, "reversed": 0, "difference": 0.0}
+
+
+def test_auto_takes_no_format_that_turns_an_order_round(
+    tiles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = study(tiles, precision="auto", methods=("grad_cam", "eigen_cam"))
+    network = chosen.open_model()
+    data = chosen.open_data(network)
+    speed = {"float32": 3.0, "float32, channels last": 2.0, "bfloat16, channels last": 1.0}
+    monkeypatch.setattr(
+        "segproof.pace.forward_seconds", lambda _m, kernels, _p: speed[kernels.name]
+    )
+    monkeypatch.setattr("segproof.pace.TOLERANCE", 1.0)
+    plan = chosen.plan(network, data)
+    [(name, found)] = choose_kernels(plan, network, data).pace["orders"].items()
+    assert name == BF16.name
+    assert {order["pairs"] for order in found.values()} == {1.0}
+    assert 0 < max(order["difference"] for order in found.values()) < 0.05
+    # the same maps, but one measure lands on the other side of the other map's
+    turned = {"M1": {"pairs": 1, "tied": 0, "reversed": 1, "difference": 0.1}}
+    monkeypatch.setattr("segproof.pace.orders", lambda _before, _after: turned)
+    made = choose_kernels(plan, network, data)
+    assert made.kernels == Kernels("float32", channels_last=True)
+    assert made.pace["orders"] == {BF16.name: turned}
+    speed["float32, channels last"] = 2.95
+    assert choose_kernels(plan, network, data).kernels == EXACT
 
 
 def test_kernels_that_fail_are_named_and_left(tiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
 
 from segproof import Target, explain
+from segproof.cam import eigen_cam
+from segproof.capture import Capture
+from segproof.target import BoundTarget
 from toys import toy_images, toy_model
 
 STATM = Path("/proc/self/statm")
@@ -36,3 +41,24 @@ def test_two_hundred_maps_leave_nothing_behind() -> None:
     before = resident()
     maps(67)
     assert resident() - before < 20
+
+
+def test_eigen_cam_of_a_full_size_layer_needs_little() -> None:
+    """16 channels of 512 x 512: the layer takes 17 MB, its full SVD would take 256 GiB."""
+    side = 512
+    draw = torch.Generator().manual_seed(0)
+    activation = torch.rand(1, 16, side, side, generator=draw)
+    logits = torch.rand(1, 2, side, side, generator=draw)
+    everywhere = torch.ones(1, side, side, dtype=torch.bool)
+    bound = Target("roof").bind(logits, model=toy_model(1), valid=everywhere)
+    assert isinstance(bound, BoundTarget)
+    seen = Capture(logits, logits, bound, {"layer": activation})
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        eigen_cam(seen, "layer", toy_model(1))
+    results = watched.profiler.kineto_results  # type: ignore[union-attr]
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    assert activation.nbytes <= peak < 100e6

@@ -21,6 +21,7 @@ from segproof.explain import explain
 from segproof.judge import Undefined
 from segproof.load import demo_model_spec
 from segproof.model import SegmentationModel
+from segproof.pace import distance_of
 from segproof.quality import alike
 from segproof.results import Results
 from segproof.study import Study
@@ -214,8 +215,13 @@ def test_maps_are_alike_by_rank_and_by_region() -> None:
     turned = dataclasses.replace(one, raw=one.raw.amax() + one.raw.amin() - one.raw)
     assert alike(one, turned)["spearman"] == pytest.approx(-1, abs=1e-3)
     assert alike(one, turned)["iou"] < 0.05
+    flat = dataclasses.replace(one, raw=torch.zeros_like(one.raw), status="all_zero")
     with pytest.raises(Undefined, match="flat"):
-        alike(one, dataclasses.replace(one, raw=torch.zeros_like(one.raw), status="all_zero"))
+        alike(one, flat)
+    # a map that the shortcut lost counts, one that never was does not
+    found = distance_of([one, flat, flat], [one, one, flat])[layer]
+    assert (found["tiles"], found["spearman_min"], found["iou_min"]) == (2, 0, 0)
+    assert found["spearman"] == pytest.approx(0.5)
 
 
 def test_explain_says_the_distance_on_the_first_of_several_pictures(

@@ -1099,6 +1099,11 @@ def _say_kernels(pace: Mapping[str, Any]) -> None:
     for name, seconds in pace["seconds"].items():
         found = pace["differences"].get(name)
         worst = f", measures differ by up to {max(found.values()):.4f}" if found else ""
+        order = pace.get("orders", {}).get(name)
+        if order:
+            pairs = sum(found["pairs"] - found["tied"] for found in order.values())
+            turned = sum(found["reversed"] for found in order.values())
+            worst += f", {turned} of {pairs} pairs of methods and layers change places"
         taken = ": taken" if name == pace["taken"] else ""
         out.print(f"{name}: {seconds * 1000:.0f} ms a forward{worst}{taken}", style="dim")
     for name, reason in pace["failed"].items():

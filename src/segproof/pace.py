@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import combinations, islice
 from typing import Any, Final
 
 import torch
@@ -19,12 +19,19 @@ from segproof.judge import Undefined
 from segproof.kernels import EXACT, Kernels
 from segproof.model import SegmentationModel, evaluating, running
 from segproof.quality import alike
-from segproof.trial import Plan, control_rows, counting, method_maps
+from segproof.trial import Plan, control_rows, counting, method_maps, method_rows
 
-__all__ = ["choose_kernels", "distance_of", "forward_seconds", "score_distance"]
+__all__ = ["choose_kernels", "distance_of", "forward_seconds", "orders", "score_distance"]
 
 SAMPLE: Final = 24  # perturbed pictures on which kernels are compared
 COMPARED: Final = ("confidence", "certainty", "iou")
+RANKED: Final = {  # measures that rank layers and methods: column and strategy
+    "M1": ("confidence", "background_only"),
+    "M2": ("confidence", "highlighted_only"),
+    "M3": ("certainty", "highlighted_and_target"),
+    "iou_drop": ("iou", "background_only"),  # of one tile: the order of iou_drop, turned round
+}
+FLOAT_ERROR: Final = 1e-4  # means that are no farther apart in float32 are tied
 TOLERANCE: Final = 0.02  # the greatest difference that `auto` takes, of measures in [0, 1]
 SHORTENED: Final = 3  # tiles on which a shortcut is compared with the exact map
 GAIN: Final = 1.05  # what `auto` asks of a faster layout or format
@@ -52,7 +59,8 @@ def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
 
     Each candidate is timed, and its confidence, certainty and IoU are compared with those of
     float32 on the first tile's controls. `auto` takes the fastest that differs nowhere by more than
-    TOLERANCE; a named format is taken, with channels last if that runs, else float32.
+    TOLERANCE and, if it is another format, puts the layers and methods of that tile in the same
+    order (`orders`); a named format is taken, with channels last if that runs, else float32.
     """
     spent = 0
 
@@ -91,13 +99,12 @@ def _tried(
         close = max(differences[kernels.name].values(), default=1.0) <= TOLERANCE
         if asked != "auto" or close:
             fitting[kernels] = seconds[kernels.name]
+    ordered: dict[str, dict[str, dict[str, float]]] = {}
     if asked != "auto":
         # not the faster layout: its last bits would depend on what else the machine does
         taken = next((kernels for kernels in fitting if kernels.precision == asked), EXACT)
     else:
-        taken = min(fitting, key=lambda kernels: fitting[kernels])
-        if fitting[EXACT] < GAIN * fitting[taken]:
-            taken = EXACT
+        taken, ordered = _fastest(plan, model, data, fitting, failed)
     return taken, {
         "asked": asked,
         "taken": taken.name,
@@ -105,7 +112,77 @@ def _tried(
         "differences": differences,
         "failed": failed,
         "tolerance": TOLERANCE,
+        "orders": ordered,
     }
+
+
+def _fastest(
+    plan: Plan,
+    model: SegmentationModel,
+    data: SampleSource,
+    fitting: Mapping[Kernels, float],
+    failed: dict[str, str],
+) -> tuple[Kernels, dict[str, dict[str, dict[str, float]]]]:
+    """The fastest of the kernels with these seconds that keeps float32's order, and the orders of
+    those that were looked at; those that fail are noted with the reason.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    expected: list[Mapping[str, Any]] | None = None
+    for kernels in sorted(fitting, key=lambda kernels: fitting[kernels]):
+        if fitting[EXACT] < GAIN * fitting[kernels]:
+            break
+        if kernels.precision == "float32":
+            return kernels, found
+        if expected is None:
+            expected = _maps_tried(plan, model, data, EXACT)
+        try:
+            tried = _maps_tried(plan, model, data, kernels)
+        except (RuntimeError, ModelError) as error:
+            failed[kernels.name] = str(error).splitlines()[0]
+            continue
+        found[kernels.name] = orders(expected, tried)
+        if not any(order["reversed"] for order in found[kernels.name].values()):
+            return kernels, found
+    return EXACT, found
+
+
+def orders(
+    expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """How `found` rows of maps order layers and methods, next to the `expected` ones.
+
+    By M1, M2, M3 and IoU drop: of all `pairs` of layer x method, by their means over levels, how
+    many are `tied` (at most FLOAT_ERROR apart in `expected`), how many of the others are `reversed`
+    or have become equal, and the greatest `difference` of a mean.
+    """
+    summary = {}
+    for measure, (column, strategy) in RANKED.items():
+        before, after = (_means(rows, column, strategy) for rows in (expected, found))
+        names = [name for name in before if name in after]
+        gaps = [
+            (before[one] - before[other], after[one] - after[other])
+            for one, other in combinations(names, 2)
+        ]
+        apart = [(gap, now) for gap, now in gaps if abs(gap) > FLOAT_ERROR]
+        summary[measure] = {
+            "pairs": len(gaps),
+            "tied": len(gaps) - len(apart),
+            "reversed": sum(gap * now <= 0 for gap, now in apart),
+            "difference": max((abs(before[name] - after[name]) for name in names), default=0.0),
+        }
+    return summary
+
+
+def _means(
+    rows: Sequence[Mapping[str, Any]], column: str, strategy: str
+) -> dict[tuple[str, str], float]:
+    """Means over levels of a column of rows, by layer and method."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        value = row.get(column)
+        if row["strategy"] == strategy and value is not None and value == value:
+            values.setdefault((row["layer"], row["method"]), []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 def score_distance(plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
@@ -150,15 +227,17 @@ def score_distance(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
 
 def distance_of(short: list[Explanation], exact: list[Explanation]) -> dict[str, dict[str, float]]:
     """By layer, how near maps are to the exact ones: Spearman correlation and IoU of the highest
-    20 % (mean, lowest), the mean of the forwards of both, and on how many tiles; flat maps are left
-    out.
+    20 % (mean, lowest), the mean of the forwards of both, and on how many tiles. A flat map in
+    place of one that is not counts 0 and 0; flat ones in place of flat ones are left out.
     """
     found: dict[str, list[dict[str, float]]] = {}
     for one, other in zip(short, exact, strict=True):
         try:
             near = alike(one, other)
         except Undefined:
-            continue
+            if other.status != "ok":
+                continue
+            near = {"spearman": 0.0, "iou": 0.0}
         spent = {"shown": one.forwards, "exact": other.forwards}
         found.setdefault(one.layer, []).append(near | spent)
     summary = {}
@@ -183,12 +262,35 @@ def _controls(
     plan: Plan, model: SegmentationModel, data: SampleSource, kernels: Kernels
 ) -> list[Mapping[str, Any]]:
     """Measures of the first tile's controls under these kernels; none without a target."""
+    return _first_rows(
+        plan, model, kernels, lambda at: islice(control_rows(plan, model, data, at), SAMPLE)
+    )
+
+
+def _maps_tried(
+    plan: Plan, model: SegmentationModel, data: SampleSource, kernels: Kernels
+) -> list[Mapping[str, Any]]:
+    """Measures of the first tile's maps under these kernels, at matched area if the study has it;
+    none without a target.
+    """
+    study = plan.study
+    fewer = {"masses": (), "otsu": False, "soft": False, "boundary": False, "measures": ()}
+    fewer |= {"thresholds": ()} if study.areas else {}
+    less = replace(plan, study=study.model_copy(update=fewer))
+    return _first_rows(less, model, kernels, lambda at: iter(method_rows(less, model, data, at)))
+
+
+def _first_rows(
+    plan: Plan,
+    model: SegmentationModel,
+    kernels: Kernels,
+    rows_of: Callable[[int], Iterator[Mapping[str, Any]]],
+) -> list[Mapping[str, Any]]:
+    """Rows of the first tile that has some, under these kernels."""
     for position in range(plan.tiles):
         try:
             with running(model, kernels):
-                rows: list[Mapping[str, Any]] = list(
-                    islice(control_rows(plan, model, data, position), SAMPLE)
-                )
+                rows = list(rows_of(position))
         except DataError:
             continue  # reported with its reason when the tile is studied
         except ModelError:
