@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from segproof import cli
 from segproof.kernels import EXACT, Kernels, keep_blocks
 from segproof.load import demo_model_spec
 from segproof.model import SegmentationModel, running
@@ -87,7 +88,7 @@ def test_numbers_beyond_a_format_are_taken_from_the_network_itself() -> None:
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiles")
-    write_scenes(folder, 2, seed=5)
+    write_scenes(folder, 2, size=128, seed=5)
     return folder
 
 
@@ -115,7 +116,7 @@ def test_auto_takes_the_fastest_kernels_that_agree(
     data = chosen.open_data(network)
     speed = {"float32": 3.0, "float32, channels last": 2.9, "bfloat16, channels last": 1.0}
     monkeypatch.setattr(
-        "segproof.pace.forward_seconds", lambda _m, kernels, _p: speed[kernels.name]
+        "segproof.pace.forward_seconds", lambda _m, kernels, _p, **_: speed[kernels.name]
     )
     plan = choose_kernels(chosen.plan(network, data), network, data)
     found = plan.pace["differences"]["bfloat16, channels last"]
@@ -130,7 +131,30 @@ def test_auto_takes_the_fastest_kernels_that_agree(
     # and one that agrees but gains nothing too
     monkeypatch.setattr("segproof.pace.TOLERANCE", 1.0)
     speed["bfloat16, channels last"] = 2.9
-    assert choose_kernels(chosen.plan(network, data), network, data).kernels == EXACT
+    plan = choose_kernels(chosen.plan(network, data), network, data)
+    assert plan.kernels == EXACT
+    assert plan.pace["differences"] == {}  # what gains nothing is not compared
+
+
+def test_what_is_hopelessly_slow_is_timed_once(tiles: Path) -> None:
+    network = study(tiles).open_model()
+    pictures, shown = torch.zeros(2, 3, 64, 64), list[int]()
+    network.net.register_forward_hook(lambda *_: shown.append(1))
+    assert forward_seconds(network, EXACT, pictures) > 0
+    assert len(shown) == 3
+    assert forward_seconds(network, EXACT, pictures, hopeless=0.0) > 0
+    assert len(shown) == 4
+
+
+def test_a_named_format_that_is_slower_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    pace = {
+        "seconds": {"float32": 0.1, "bfloat16, channels last": 1.2},
+        "differences": {}, "failed": {}, "taken": "bfloat16, channels last",
+    }  # fmt: skip
+    cli._say_kernels(pace)
+    assert "12.0 times as slow as float32" in " ".join(capsys.readouterr().err.split())
+    cli._say_kernels(pace | {"taken": "float32"})
+    assert capsys.readouterr().err == ""
 
 
 def rows_of(**confidences: list[float | None]) -> list[dict[str, object]]:
@@ -166,7 +190,7 @@ def test_auto_takes_no_format_that_turns_an_order_round(
     data = chosen.open_data(network)
     speed = {"float32": 3.0, "float32, channels last": 2.0, "bfloat16, channels last": 1.0}
     monkeypatch.setattr(
-        "segproof.pace.forward_seconds", lambda _m, kernels, _p: speed[kernels.name]
+        "segproof.pace.forward_seconds", lambda _m, kernels, _p, **_: speed[kernels.name]
     )
     monkeypatch.setattr("segproof.pace.TOLERANCE", 1.0)
     plan = chosen.plan(network, data)

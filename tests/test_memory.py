@@ -55,7 +55,7 @@ def test_eigen_cam_of_a_full_size_layer_needs_little() -> None:
     seen = Capture(logits, logits, bound, {"layer": activation})
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         eigen_cam(seen, "layer", toy_model(1))
-    results = watched.profiler.kineto_results  # type: ignore[union-attr]
+    results = watched.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

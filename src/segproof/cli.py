@@ -37,7 +37,7 @@ from segproof.explain import (
     resolve_method,
 )
 from segproof.judge import Card
-from segproof.kernels import keep_blocks
+from segproof.kernels import EXACT, keep_blocks
 from segproof.load import demo_model_spec, load_model
 from segproof.measures import BOUNDARY, MEASURES, MeasureInfo
 from segproof.model import SegmentationModel, query_model
@@ -1106,6 +1106,13 @@ def _say_kernels(pace: Mapping[str, Any]) -> None:
             worst += f", {turned} of {pairs} pairs of methods and layers change places"
         taken = ": taken" if name == pace["taken"] else ""
         out.print(f"{name}: {seconds * 1000:.0f} ms a forward{worst}{taken}", style="dim")
+    exact, taken = (pace["seconds"][name] for name in (EXACT.name, pace["taken"]))
+    if taken > exact:
+        err.print(
+            f"{pace['taken']} is {taken / exact:.1f} times as slow as {EXACT.name} on this machine:"
+            " --precision auto, or leave it out",
+            style="yellow",
+        )
     for name, reason in pace["failed"].items():
         err.print(f"{name} cannot be used here ({escape(reason)})", style="yellow")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,19 +32,24 @@ RANKED: Final = {  # measures that rank layers and methods: column and strategy
     "M3": ("certainty", "highlighted_and_target"),
     "iou_drop": ("iou", "background_only"),  # of one tile: the order of iou_drop, turned round
 }
-FLOAT_ERROR: Final = 1e-4  # means that are no farther apart in float32 are tied
+TIED: Final = 5e-3  # means so near in float32 are tied: some 800 tiles would tell them apart
 TOLERANCE: Final = 0.02  # the greatest difference that `auto` takes, of measures in [0, 1]
 SHORTENED: Final = 3  # tiles on which a shortcut is compared with the exact map
 GAIN: Final = 1.05  # what `auto` asks of a faster layout or format
+HOPELESS: Final = 3  # times float32: a processor without that format; once is enough
 
 
 def forward_seconds(
-    model: SegmentationModel, kernels: Kernels, pictures: Tensor, repeats: int = 2
+    model: SegmentationModel,
+    kernels: Kernels,
+    pictures: Tensor,
+    repeats: int = 2,
+    hopeless: float = math.inf,
 ) -> float:
     """Seconds of one forward of one picture, in a batch of pictures [N, B, H, W]: the best run
-    after one that warms up.
+    after one that warms up, or that one alone where it takes `hopeless` seconds a picture or more.
     """
-    times = []
+    times: list[float] = []
     with torch.inference_mode(), evaluating(model), running(model, kernels):
         for _ in range(1 + repeats):
             started = time.perf_counter()
@@ -51,7 +57,9 @@ def forward_seconds(
             if pictures.device.type == "cuda":
                 torch.cuda.synchronize(pictures.device)
             times.append(time.perf_counter() - started)
-    return min(times[1:]) / len(pictures)
+            if times[0] >= hopeless * len(pictures):
+                break
+    return min(times[1:] or times) / len(pictures)
 
 
 def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
@@ -90,7 +98,11 @@ def _tried(
     fitting = {EXACT: seconds[EXACT.name]}
     for kernels in _candidates(asked, model.device.type):
         try:
-            seconds[kernels.name] = forward_seconds(model, kernels, zeros)
+            seconds[kernels.name] = forward_seconds(
+                model, kernels, zeros, hopeless=HOPELESS * seconds[EXACT.name]
+            )
+            if asked == "auto" and seconds[EXACT.name] < GAIN * seconds[kernels.name]:
+                continue  # slower: no matter what it changes
             found = _controls(plan, model, data, kernels)
         except (RuntimeError, ModelError) as error:
             failed[kernels.name] = str(error).splitlines()[0]
@@ -152,7 +164,7 @@ def orders(
     """How `found` rows of maps order layers and methods, next to the `expected` ones.
 
     By M1, M2, M3 and IoU drop: of all `pairs` of layer x method, by their means over levels, how
-    many are `tied` (at most FLOAT_ERROR apart in `expected`), how many of the others are `reversed`
+    many are `tied` (at most TIED apart in `expected`), how many of the others are `reversed`
     or have become equal, and the greatest `difference` of a mean.
     """
     summary = {}
@@ -163,7 +175,7 @@ def orders(
             (before[one] - before[other], after[one] - after[other])
             for one, other in combinations(names, 2)
         ]
-        apart = [(gap, now) for gap, now in gaps if abs(gap) > FLOAT_ERROR]
+        apart = [(gap, now) for gap, now in gaps if abs(gap) > TIED]
         summary[measure] = {
             "pairs": len(gaps),
             "tied": len(gaps) - len(apart),
