@@ -183,9 +183,10 @@ def test_orders_count_pairs_that_float32_tells_apart() -> None:
 
 
 def test_auto_takes_no_format_that_turns_an_order_round(
-    tiles: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = study(tiles, precision="auto", methods=("grad_cam", "eigen_cam"))
+    write_scenes(tmp_path, 2, seed=2, size=96)
+    chosen = study(tmp_path, precision="auto", methods=("grad_cam", "eigen_cam"))
     network = chosen.open_model()
     data = chosen.open_data(network)
     speed = {"float32": 3.0, "float32, channels last": 2.0, "bfloat16, channels last": 1.0}
