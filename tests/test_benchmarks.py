@@ -189,7 +189,7 @@ def test_the_thin_svd_is_the_full_one_up_to_the_sign() -> None:
 
 @pytest.mark.slow
 def test_both_sides_of_the_study_see_the_same_pictures() -> None:
-    sample = SceneDataset(1, 0, 64)[0]
+    sample = SceneDataset(1, 0, 128)[0]
     tiles = subjects.Tiles((sample,))
     model = subjects.random_unet(sample["image"], 0)
     subject = subjects.Subject("small", model, tiles, ("decoder.blocks.3", "decoder.blocks.4"))
