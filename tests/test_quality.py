@@ -947,4 +947,4 @@ def test_cards() -> None:
     }
     neither = {name for name, card in CARDS.items() if card.better == "neither"}
     assert neither == {"ring_share", "effective_area"}
-    assert set(quality.__all__) == {*CARDS, "CARDS", "ring_profile"}
+    assert set(quality.__all__) == {*CARDS, "CARDS", "alike", "ring_profile"}

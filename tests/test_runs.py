@@ -460,6 +460,7 @@ def test_out_of_memory_gives_the_same_numbers_or_a_reason(tiles: Path, tmp_path:
     columns = ["confidence", "entropy", "kept", "certainty", "iou", "area"]
     np.testing.assert_allclose(made.rows[columns], wanted.rows[columns], atol=2e-5)
     hungry.most = 0
+    how["model"] = SegmentationModel(hungry, classes=["building"]).eval()  # knows no layers yet
     with pytest.raises(OutOfMemoryError, match="no memory for one picture"):
         study.run(tmp_path / "none", **how)
     assert not (tmp_path / "none").exists()
