@@ -24,8 +24,8 @@ from claims import CLAIMS
 from segproof.kernels import keep_blocks
 
 __all__ = [
-    "RESULTS", "Contestant", "Figure", "Spread", "as_it_comes", "contest", "options", "parsed",
-    "ratios", "report",
+    "CLOCKS", "RESULTS", "Contestant", "Figure", "Spread", "as_it_comes", "contest", "options",
+    "parsed", "ratios", "report",
 ]  # fmt: skip
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -133,8 +133,12 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
-def options(doc: str | None, *, repeats: int = 5, quick: int = 1) -> argparse.ArgumentParser:
-    """What every script takes; `--quick` means so many rounds, of fewer contestants."""
+def options(
+    doc: str | None, *, repeats: int = 5, quick: int = 1, networks: bool = False
+) -> argparse.ArgumentParser:
+    """What every script takes; `--quick` means so many rounds, of fewer contestants. `networks`:
+    also those of `subjects`, by their names.
+    """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -145,6 +149,8 @@ def options(doc: str | None, *, repeats: int = 5, quick: int = 1) -> argparse.Ar
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--shared", type=Path, default=_shared(), help="models/ and whu/")
     parser.add_argument("--out", type=Path, help=f"{RESULTS.relative_to(ROOT)} unless quick")
+    if networks:
+        parser.add_argument("--networks", help="of lite0, resnet34; both unless given or quick")
     parser.set_defaults(rounds=(repeats, quick))
     return parser
 

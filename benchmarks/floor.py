@@ -10,7 +10,6 @@ at most 1.10 of the floor, and at most 5 % of it outside forwards and the backwa
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -18,7 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from bench import Contestant, Figure, contest, options, parsed, ratios, report
+from bench import CLOCKS, Contestant, Figure, contest, options, parsed, ratios, report
 from claims import NETWORKS
 from segproof import SegmentationModel
 from segproof.capture import observe
@@ -30,7 +29,7 @@ BATCHES = 4  # of bare forwards in each round
 
 
 @contextmanager
-def watched(model: SegmentationModel) -> Iterator[list[float]]:
+def watched(model: SegmentationModel, clock: Callable[[], float]) -> Iterator[list[float]]:
     """Seconds of each forward inside, of clean and of perturbed pictures."""
     found: list[float] = []
     inside = False
@@ -40,12 +39,12 @@ def watched(model: SegmentationModel) -> Iterator[list[float]]:
             nonlocal inside
             if inside:  # one asks the other
                 return forward(images)
-            inside, started = True, time.perf_counter()
+            inside, started = True, clock()
             try:
                 return forward(images)
             finally:
                 inside = False
-                found.append(time.perf_counter() - started)
+                found.append(clock() - started)
 
         return work
 
@@ -70,22 +69,22 @@ def bare(subject: Subject, kernels: Kernels, batch: int) -> Contestant:
 def figures(subject: Subject, precision: str, given: argparse.Namespace) -> list[Figure]:
     """Both claims of a network at one precision."""
     keep_blocks()
-    made, model = planned(subject, precision), subject.model
+    made, model, clock = planned(subject, precision), subject.model, CLOCKS[given.clock]
     kernels, batch = made.plan.kernels, made.plan.study.batch
     forwards: list[int] = []
     inside: list[float] = []
     backwards: list[float] = []
 
     def study(turn: int) -> None:
-        with watched(model) as times:
+        with watched(model, clock) as times:
             forwards.append(made.run(turn))
         inside.append(sum(times))
 
     def backward(turn: int) -> None:
         seen = observe(model, subject.image(turn)[None], subject.paths)
-        started = time.perf_counter()
+        started = clock()
         seen.read(subject.target, subject.truth(turn)[None], last=True)
-        backwards.append(time.perf_counter() - started)
+        backwards.append(clock() - started)
 
     layouts = [Kernels(kernels.precision, last) for last in (False, True)]
     seconds = contest(
@@ -121,9 +120,7 @@ def figures(subject: Subject, precision: str, given: argparse.Namespace) -> list
 
 def main() -> None:
     """Measure, print and write."""
-    parser = options(__doc__)
-    parser.add_argument("--networks", help="of lite0, resnet34; both unless given or quick")
-    given = parsed(parser)
+    given = parsed(options(__doc__, networks=True))
     found: list[Figure] = []
     for subject in subjects(given):
         for precision in ("float32", "auto"):

@@ -202,8 +202,7 @@ def eigen_memory() -> float:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = options(__doc__, repeats=15, quick=5)
-    parser.add_argument("--networks", help="of lite0, resnet34; both unless given or quick")
+    parser = options(__doc__, repeats=15, quick=5, networks=True)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parsed(parser)
     if given.worker:

@@ -103,9 +103,7 @@ def confidences(subject: Subject, made: Planned) -> dict[Key, float]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = options(__doc__)
-    parser.add_argument("--networks", help="of lite0, resnet34; both unless given or quick")
-    given = parsed(parser)
+    given = parsed(options(__doc__, networks=True))
     found: list[Figure] = []
     for subject in subjects(given):
         found += figures(subject, given)

@@ -376,6 +376,7 @@ def test_methods_and_measures_of_ones_own(
         (("--fills", "wool"), "fill 'wool'"),
         (("--method", "none", "--measure", "none"), "nothing to judge"),
         (("--tier", "c"), "give them with --train and --test"),
+        (("--steps", "0"), "0 steps of training"),
         (("--method", "python:nowhere_at_all:f", "--allow-code"), "ModuleNotFoundError"),
     ],
 )

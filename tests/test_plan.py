@@ -238,3 +238,6 @@ def test_explain_says_the_distance_on_the_first_of_several_pictures(
     assert "exact" not in second
     assert main([*words, *pictures, "--score-channels", "3", "--out", str(tmp_path / "no")]) == 2
     assert "--score-channels with method grad_cam" in capsys.readouterr().err
+    assert main([*short[:-1], "0", *pictures[:1], "--out", str(tmp_path / "none")]) == 2
+    assert "found 0 channels; expected 1 or more" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

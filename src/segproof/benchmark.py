@@ -21,7 +21,7 @@ from segproof.data import SampleSource
 from segproof.errors import SegproofError, StudyError, UnknownNameError
 from segproof.judge import Card, Known, MapMeasure
 from segproof.planted import NETWORKS, planted
-from segproof.reliance import reliance
+from segproof.reliance import check_steps, reliance
 from segproof.reliance import table as reliance_table
 from segproof.results import write_atomic
 from segproof.settings import MAP_MEASURES
@@ -192,6 +192,7 @@ def run(
             f"tiles and tier {REAL}, or neither",
             f"ask for --tier {REAL}, or leave --train and --test out",
         )
+    check_steps(steps)
     if not tiers or not fills or not (methods or measures):
         raise SegproofError("nothing to judge", "a tier, a fill, a method or measure", "name them")
     folder = Path(out)

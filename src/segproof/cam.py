@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate, max_pool2d
 
 from segproof.capture import Capture, frozen, rerun
-from segproof.errors import ModelError, SegproofError
+from segproof.errors import ModelError, SegproofError, StudyError
 from segproof.model import SegmentationModel, evaluating, probabilities
 from segproof.perturb import seeded
 
@@ -185,7 +185,10 @@ def score_cam(
 
     Raises:
         ModelError: the capture has no baseline.
+        StudyError: fewer than one channel.
     """
+    if channels is not None and channels < 1:
+        raise StudyError(f"{channels} channels", "1 or more", "name more, or leave it out")
     published = weights == "softmax"
     activation = capture.activations[layer]
     rows, forwards = [], 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations, islice
 from typing import Any, Final
@@ -70,17 +71,19 @@ def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
     TOLERANCE and, if it is another format, puts the layers and methods of that tile in the same
     order (`orders`); a named format is taken, with channels last if that runs, else float32.
     """
-    spent = 0
-
-    def count(forwards: int, asked: int | None = None) -> None:
-        nonlocal spent
-        spent += forwards
-
-    with counting(model, count):
+    with _spending(model) as spent:
         kernels, found = halving(
             lambda batch: _tried(plan.batched(batch), model, data), plan.study.batch
         )
-    return replace(plan, kernels=kernels, pace={**found, "forwards": spent})
+    return replace(plan, kernels=kernels, pace={**found, "forwards": sum(spent)})
+
+
+@contextmanager
+def _spending(model: SegmentationModel) -> Iterator[list[int]]:
+    """The pictures of every forward inside."""
+    spent: list[int] = []
+    with counting(model, lambda forwards, asked=None: spent.append(forwards)):
+        yield spent
 
 
 def _tried(
@@ -141,8 +144,6 @@ def _fastest(
     found: dict[str, dict[str, dict[str, float]]] = {}
     expected: list[Mapping[str, Any]] | None = None
     for kernels in sorted(fitting, key=lambda kernels: fitting[kernels]):
-        if fitting[EXACT] < GAIN * fitting[kernels]:
-            break
         if kernels.precision == "float32":
             return kernels, found
         if expected is None:
@@ -206,19 +207,15 @@ def score_distance(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
     alone = {"methods": ("score_cam",), "fuse": ()}
     short = replace(plan, study=plan.study.model_copy(update=alone))
     exact = replace(plan, study=plan.study.model_copy(update={**alone, "score_channels": None}))
-    spent, tiles = 0, 0
+    tiles = 0
     pairs: tuple[list[Explanation], list[Explanation]] = ([], [])
-
-    def count(forwards: int, asked: int | None = None) -> None:
-        nonlocal spent
-        spent += forwards
 
     def maps(way: Plan, position: int) -> list[Explanation]:
         return halving(
             lambda batch: method_maps(way.batched(batch), model, data, position), way.study.batch
         )
 
-    with counting(model, count), running(model, plan.kernels):
+    with _spending(model) as spent, running(model, plan.kernels):
         for position in range(plan.tiles):
             try:
                 found = [maps(way, position) for way in (short, exact)]
@@ -232,7 +229,7 @@ def score_distance(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
     measured = {
         "channels": plan.study.score_channels,
         "layers": distance_of(*pairs),
-        "forwards": spent,
+        "forwards": sum(spent),
     }
     return replace(plan, pace={**plan.pace, "score_cam": measured})
 

@@ -30,7 +30,7 @@ from segproof.nets import NETS
 from segproof.stats import Interval, interval
 from segproof.train import descend
 
-__all__ = ["CORRELATIONS", "Reliance", "lean", "reliance", "rely"]
+__all__ = ["CORRELATIONS", "Reliance", "check_steps", "lean", "reliance", "rely"]
 
 Array = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
@@ -185,6 +185,12 @@ def _shown(
     return torch.from_numpy(turned[0]), torch.from_numpy(turned[1]), torch.from_numpy(turned[2])
 
 
+def check_steps(steps: int) -> None:
+    """Refuse a training without a step, with a DataError."""
+    if steps < 1:
+        raise DataError(f"{steps} steps of training", "at least one", "take 400")
+
+
 def lean(
     train: SampleSource,
     correlation: float,
@@ -206,8 +212,7 @@ def lean(
     """
     if not 0 <= correlation <= 1:
         raise DataError(f"correlation {correlation}", "a number in [0, 1]", "choose e.g. 0.9")
-    if steps < 1:
-        raise DataError(f"{steps} steps of training", "at least one", "take 400")
+    check_steps(steps)
     tiles = _read(train, seed)
     bound = _bound(tiles)
     places = [(t, i) for t, tile in enumerate(tiles) for i in range(len(tile.roofs))]
