@@ -654,7 +654,10 @@ def _task3(made: Tables) -> Section:
     if made.layers.empty:
         section.add("text", "Only one layer was studied, so there is nothing to compare.")
         return section
-    tables_of = {made.measure: made.ranking, "iou_drop": made.faithfulness}
+    # layers and methods in the same order in every picture, not by rank in one of them
+    order = made.auc[["layer", "method"]].drop_duplicates()
+    ranking = order.merge(made.ranking, on=["layer", "method"])
+    tables_of = {made.measure: ranking, "iou_drop": made.faithfulness}
     for measure in dict.fromkeys((made.measure, "iou_drop", *SHORT.values())):
         source = tables_of.get(measure, made.auc)
         lines = _at(made.layers, measure=measure, reference=at.reference, fill=at.fill)
