@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from page import renew
@@ -26,7 +27,7 @@ READ = (
     *("hires_cam", "grad_cam", "eigen_cam"),
 )
 SIZE = 0.2
-MEASURES = ("iou_drop", tables.JOINED, "M1", "M2", "M3")
+MEASURES = (tables.JOINED, "iou_drop", "M1", "M2", "M3")  # the one that judges comes first
 
 
 def shrink(source: Path, target: Path, side: int) -> None:
@@ -78,7 +79,9 @@ def _drop(row: object) -> str:
 
 
 def ranking(made: tables.Tables, rows: pd.DataFrame) -> str:
-    """All layer x method pairs together, best IoU drop first, with the three other measures."""
+    """All layer x method pairs together, greatest contrast first, with the other measures, and the
+    controls.
+    """
     ranked = {
         name: tables.combinations_ranked(
             rows, made.preset, measure=name, at=made.at, against=made.against_controls
@@ -89,26 +92,51 @@ def ranking(made: tables.Tables, rows: pd.DataFrame) -> str:
         name: {(row.layer, row.method): row for row in lines(ranked[name])} for name in MEASURES[1:]
     }
     body = []
-    for row in lines(ranked["iou_drop"]):
+    for row in lines(ranked[MEASURES[0]]):
         key = (row.layer, row.method)
         body.append(
             [
                 row.layer,
                 tables.method_label(row.method),
-                f"{row.mean:+.3f} ({row.low:+.3f} to {row.high:+.3f})",
+                f"{_mean(row)} (#{row.rank:.0f})",
                 *(_with_place(others[name][key]) for name in MEASURES[1:]),
                 _flag(row.beats_random),
                 _flag(row.beats_p_c),
             ]
         )
-    controls = made.faithfulness
-    controls = controls[(controls["fill"] == made.at.fill) & (controls["layer"] == "")]
-    controls = controls[controls["binarisation"] == made.at.binarisation]
-    for row in lines(controls.sort_values("mean", ascending=False)):
-        interval = f"{row.mean:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-        body.append(["control", tables.method_label(row.method), interval, *[""] * 6])
-    names = [tables.measure_label(name, made.preset) for name in MEASURES[1:]]
-    return table(["layer", "method", "IoU drop (95 %)", *names, "beats random", "beats p_c"], body)
+    body += _controls(made, rows)
+    names = [tables.measure_label(name, made.preset) for name in MEASURES]
+    names[0] += ", 95 %"
+    return table(["layer", "method", *names, "beats random", "beats p_c"], body)
+
+
+def _controls(made: tables.Tables, rows: pd.DataFrame) -> list[list[str]]:
+    names = [name for name in rows["method"].unique() if name.startswith("control:")]
+    samples = pd.Index(rows["sample"].unique())
+    values = {
+        measure: tables.candidates(rows, measure, made.preset, made.at, samples, names)
+        for measure in MEASURES
+    }
+    found = {
+        name: [interval(values[measure][("", name)]) for measure in MEASURES]
+        for name in names
+        if ("", name) in values[MEASURES[0]]
+    }
+    ordered = sorted(found.items(), key=lambda item: -item[1][0].mean)
+    return [
+        [
+            "control",
+            tables.method_label(name),
+            _mean(cells[0]),
+            *(f"{cell.mean:.3f}" for cell in cells[1:]),
+            *["", ""],
+        ]
+        for name, cells in ordered
+    ]
+
+
+def _mean(row: Any) -> str:
+    return f"{row.mean:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
 
 
 def _with_place(row: object) -> str:
@@ -135,8 +163,10 @@ def agreement(runs: dict[str, Results], made: dict[str, tables.Tables]) -> str:
     return table(head, body)
 
 
-def layers(made: tables.Tables, measure: str) -> str:
-    frame = made.layers[(made.layers["fill"] == made.at.fill) & (made.layers["measure"] == measure)]
+def layers(made: tables.Tables) -> str:
+    """Paired differences between the coarsest block and the others, by the measure that judges."""
+    frame = made.layers[made.layers["fill"] == made.at.fill]
+    frame = frame[frame["measure"] == made.measure]
     frame = frame[frame["layer_a"].isin(["decoder:1"]) | frame["layer_b"].isin(["decoder:1"])]
     return table(
         ["method", "layers", "difference", "95 % interval", "p (Holm)", "better"],
@@ -184,7 +214,7 @@ def main(folders: list[str]) -> None:
     for name, run in runs.items():
         found[f"verdict-{name}"] = f"> {made[name].verdict}"
         found[f"ranking-{name}"] = ranking(made[name], run.rows)
-        found[f"layers-{name}"] = layers(made[name], "iou_drop")
+        found[f"layers-{name}"] = layers(made[name])
     if len(folders) > len(SETS):
         found["misses"] = misses(Results.load(folders[len(SETS)]).finished())
     renew(PAGE, found)
@@ -193,7 +223,8 @@ def main(folders: list[str]) -> None:
         pairs = made[name].layers
         figure = plot.layers(
             pairs[(pairs["layer_a"] == "decoder:1") & (pairs["layer_b"] == "decoder:2")],
-            made[name].faithfulness,
+            made[name].ranking,
+            measure=made[name].measure,
             reference=at.reference,
             fill=at.fill,
         )

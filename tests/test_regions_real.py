@@ -25,9 +25,10 @@ from segproof.load import save_model
 from segproof.measures import MEASURES
 from segproof.model import evaluating, probabilities
 from segproof.perturb import FILLS, make_fill
+from segproof.probe import probe_fills
 from segproof.results import COLUMNS
 from segproof.target import hard_mask
-from segproof.trial import probe_fills, study_tile
+from segproof.trial import study_tile
 from toys import toy_images, toy_model, toy_truth
 
 CLASSES = (

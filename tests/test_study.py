@@ -36,9 +36,9 @@ from segproof import (
     explain,
     load_model,
     probabilities,
+    probe,
     report,
     tables,
-    trial,
 )
 from segproof.cam import METHODS, occlusion_windows
 from segproof.capture import capture
@@ -48,23 +48,13 @@ from segproof.judge import Case
 from segproof.load import demo_model_spec, save_model
 from segproof.measures import BOUNDARY
 from segproof.perturb import FILLS, Fill, make_fill, rough_noise, roughen, seeded
+from segproof.probe import KINDS, OUTLINES, SLOW, choose_fills, choose_outline, probe_fills
 from segproof.results import COLUMNS
 from segproof.scenes import write_scenes
 from segproof.settings import MAP_MEASURES
 from segproof.target import Region, dilate
 from segproof.terminal import print_tables
-from segproof.trial import (
-    KINDS,
-    OUTLINES,
-    RANDOM_SEEDS,
-    SLOW,
-    _donor,
-    choose_fills,
-    choose_outline,
-    edges,
-    probe_fills,
-    study_tile,
-)
+from segproof.trial import RANDOM_SEEDS, donor_of, edges, study_tile
 
 REQUIRED = [
     *("sample", "method", "layer", "binarisation", "level", "strategy", "reference", "fill"),
@@ -203,7 +193,7 @@ def _fill(
     """The study's fill of its first tile, with a patch of the next tile that has one."""
     data = FolderDataset(tiles)
     plan = Study.of(data=str(tiles), **SMALL)._resolved(network, data)
-    donor = _donor(replace(plan, fills=tuple(results.manifest["fills"])), network, data, 0)
+    donor = donor_of(replace(plan, fills=tuple(results.manifest["fills"])), network, data, 0)
     seed = (0, data.ids[0], fill)
     seen = _seen(network, image, truth, target)
     return make_fill(fill, clean_of(seen, network, truth, seed=seed, donor=donor))
@@ -507,7 +497,7 @@ def test_a_reference_that_is_empty_is_a_status(tmp_path: Path) -> None:
 
 
 def test_outlines_are_tried_in_the_stated_order() -> None:
-    def probe(**passing: tuple[str, ...]) -> Any:
+    def probed(**passing: tuple[str, ...]) -> Any:
         return {
             name: {fill: {"mean_drop": 0.9 if fill in good else 0.1} for fill in FILLS}
             for name, good in passing.items()
@@ -516,11 +506,11 @@ def test_outlines_are_tried_in_the_stated_order() -> None:
     names = [name.replace(" ", "_") for name in OUTLINES]
     assert names == ["exact", "grow_4", "grow_10", "roughen_10"]
     texture, dark = ("inpaint", "black"), ("black",)
-    assert choose_outline(probe(exact=texture, grow_4=texture)) == "exact"
-    assert choose_outline(probe(exact=dark, grow_4=dark, grow_10=texture)) == "grow_10"
-    assert choose_outline(probe(exact=dark, grow_4=("blur", "black"))) == "exact"
-    assert choose_outline(probe(exact=(), grow_4=("linear",), grow_10=dark)) == "grow_10"
-    assert choose_outline(probe(exact=(), grow_4=())) == "exact"
+    assert choose_outline(probed(exact=texture, grow_4=texture)) == "exact"
+    assert choose_outline(probed(exact=dark, grow_4=dark, grow_10=texture)) == "grow_10"
+    assert choose_outline(probed(exact=dark, grow_4=("blur", "black"))) == "exact"
+    assert choose_outline(probed(exact=(), grow_4=("linear",), grow_10=dark)) == "grow_10"
+    assert choose_outline(probed(exact=(), grow_4=())) == "exact"
     assert choose_outline({}) == ""
 
 
@@ -565,7 +555,7 @@ def test_a_wider_outline_is_taken_stored_and_shown_where_no_natural_fill_passes(
             for name in outlines
         }, 7
 
-    monkeypatch.setattr(trial, "_probe", _probe)
+    monkeypatch.setattr(probe, "_probe", _probe)
     settings = SMALL | {"areas": (0.1,), "thresholds": (), "methods": ("grad_cam",)}
     study = Study.of(data=str(tiles), **settings, controls=())
     plan = study.plan()
@@ -574,7 +564,7 @@ def test_a_wider_outline_is_taken_stored_and_shown_where_no_natural_fill_passes(
     assert plan.probe_forwards == 14
     stop = study.run(tmp_path / "run", stop=lambda: True)
     assert len(stop.tiles) == 1
-    monkeypatch.setattr(trial, "_probe", lambda *_: pytest.fail("probed again"))
+    monkeypatch.setattr(probe, "_probe", lambda *_: pytest.fail("probed again"))
     results = study.run(tmp_path / "run")
     assert len(results.tiles) == 3
     assert results.manifest["outline"] == {"name": "grow 4", "grow": 4, "roughen": 0}
@@ -590,7 +580,7 @@ def test_a_wider_outline_is_taken_stored_and_shown_where_no_natural_fill_passes(
     assert "Which fill and outline were taken" in page
     assert page.count(") taken</") == 2
     # what a study says itself is left as it is
-    monkeypatch.setattr(trial, "_probe", _probe)
+    monkeypatch.setattr(probe, "_probe", _probe)
     for how in ({"grow": 2}, {"roughen": 3}, {"outline": "fixed"}):
         asked.clear()
         own = Study.of(data=str(tiles), **SMALL, **how).plan()

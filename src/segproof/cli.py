@@ -43,6 +43,7 @@ from segproof.measures import BOUNDARY, MEASURES, MeasureInfo
 from segproof.model import SegmentationModel, query_model
 from segproof.pace import choose_kernels, distance_of, score_distance
 from segproof.perturb import FILLS
+from segproof.probe import OUTLINES, choose_fills, choose_outline, probe_fills
 from segproof.results import Results, probe, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
 from segproof.sequential import LEAST, Asked, Until
@@ -61,7 +62,7 @@ from segproof.terminal import (
     progress_bar,
 )
 from segproof.train import train as train_network
-from segproof.trial import OUTLINES, Plan, choose_fills, choose_outline, probe_fills
+from segproof.trial import Plan
 
 __all__ = ["main"]
 

@@ -22,6 +22,7 @@ from segproof.errors import DataError, StudyError, TooManyFailedError, printable
 from segproof.kernels import Kernels
 from segproof.model import SegmentationModel
 from segproof.pace import choose_kernels, score_distance
+from segproof.probe import OUTLINES, choose_fills, choose_outline, probe_fills
 from segproof.results import Results, RunStore, TileResult, probe
 from segproof.sequential import Asked, Until, Watch, shuffled
 from segproof.settings import Settings
@@ -37,13 +38,9 @@ from segproof.spread import (
 )
 from segproof.trial import (
     OUT_OF_MEMORY,
-    OUTLINES,
     PICTURES,
     Plan,
-    choose_fills,
-    choose_outline,
     digest_or_none,
-    probe_fills,
     study_tile,
 )
 

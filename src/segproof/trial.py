@@ -13,14 +13,12 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
-from segproof import tables
 from segproof.backoff import OutOfMemoryError, halving
 from segproof.cam import CHANNELWISE, INPUT_LAYER, LAYERLESS, Method, score_cam
 from segproof.capture import Capture, capture
 from segproof.data import Sample, SampleSource, digest_of
 from segproof.errors import DataError, ModelError, printable
 from segproof.explain import (
-    DEFAULT_FILLS,
     Explanation,
     clean_of,
     explain_capture,
@@ -55,45 +53,26 @@ from segproof.settings import MAP_MEASURES, Fusion, Settings
 from segproof.target import dilate
 
 __all__ = [
-    "OUTLINES",
     "OUT_OF_MEMORY",
     "PICTURES",
     "Plan",
     "check_units",
-    "choose_fills",
-    "choose_outline",
+    "clean_capture",
     "control_rows",
     "counting",
     "digest_or_none",
+    "donor_of",
     "method_maps",
     "method_rows",
+    "nothing_to_explain",
     "outline_name",
-    "probe_fills",
+    "outline_noise",
     "study_tile",
+    "widened",
 ]
 
 RANDOM_SEEDS: Final = 5
-PROBED: Final = 16  # tiles on which `strict` tries the fills
-KINDS: Final = {  # what a fill is like: two that `strict` takes are of different kinds
-    "background_texture": "texture",
-    "inpaint": "texture",
-    "borrowed": "ground",
-    "linear": "smooth",
-    "blur": "smooth",
-    "image_mean": "flat",
-    "neutral": "flat",
-    "black": "flat",
-    "noise": "noise",
-}
-NATURAL: Final = ("texture", "ground")  # kinds that the network has seen
-OUTLINES: Final = {  # px to grow and to roughen by, in the order in which `strict` tries them
-    "exact": (0, 0),
-    "grow 4": (4, 0),
-    "grow 10": (10, 0),
-    "roughen 10": (0, 10),
-}
 SCORED: Final = ("control:random", "control:p_c", "control:truth")  # controls as whole heatmaps
-SLOW: Final = "linear"  # solves a system for each picture: tried, but taken only if it is named
 OTSU: Final = 0.0  # in place of a level, which Otsu's threshold and soft masks do not have
 DONORS: Final = 4  # tiles that are looked at for a patch without the class
 OUT_OF_MEMORY: Final = "oom"  # how such a reason begins: another machine may have more
@@ -227,12 +206,12 @@ def study_tile(
     def attempt(batch: int) -> TileResult:
         smaller = plan.batched(batch)
         sample = data[position]
-        seen, truth = _clean(smaller, model, sample, plan.layers)
+        seen, truth = clean_capture(smaller, model, sample, plan.layers)
         count(1)
-        reason = _nothing_to_explain(plan.study, seen)
+        reason = nothing_to_explain(plan.study, seen)
         if reason:
             return finish("skipped", reason)
-        donor = _donor(smaller, model, data, position)
+        donor = donor_of(smaller, model, data, position)
         with running(model, plan.kernels):
             rows, scores, maps = _try_tile(smaller, model, name, seen, truth, donor, count)
         shown = _picture(sample, seen, truth, maps) if position in plan.pictured else None
@@ -274,7 +253,7 @@ def check_units(model: SegmentationModel, image: Tensor) -> None:
         )
 
 
-def _clean(
+def clean_capture(
     plan: Plan, model: SegmentationModel, sample: Sample, layers: Mapping[str, str]
 ) -> tuple[Capture, Tensor]:
     """The clean picture of a tile, captured, and its truth mask bool [H, W]."""
@@ -301,7 +280,7 @@ def _clean(
     return seen, truth
 
 
-def _donor(
+def donor_of(
     plan: Plan, model: SegmentationModel, data: SampleSource, position: int
 ) -> Tensor | None:
     """A patch [B, h, w] without the class from one of the next tiles, for the fill `borrowed`: the
@@ -324,7 +303,8 @@ def _donor(
     return None
 
 
-def _nothing_to_explain(study: Settings, seen: Capture) -> str:
+def nothing_to_explain(study: Settings, seen: Capture) -> str:
+    """Why a tile is skipped, in words; "" where it is not."""
     pixels = int(seen.bound.region.sum())
     if not pixels:
         return f"no {study.class_} in the {study.region}"
@@ -390,11 +370,11 @@ def _opened(
     layers: Mapping[str, str],
 ) -> _Trial | None:
     """A tile made ready under the plan's own fills; None where there is nothing to explain."""
-    seen, truth = _clean(plan, model, data[position], layers)
-    if _nothing_to_explain(plan.study, seen):
+    seen, truth = clean_capture(plan, model, data[position], layers)
+    if nothing_to_explain(plan.study, seen):
         return None
     name = data.ids[position]
-    donor = _donor(plan, model, data, position)
+    donor = donor_of(plan, model, data, position)
     return _trial(plan, model, name, seen, truth, donor, plan.fills, lambda *_: None)
 
 
@@ -416,7 +396,7 @@ def _trial(
     }
     nothing = torch.zeros_like(seen.bound.region)
     seen = with_baseline(seen, fills[plan.fills[0]](seen.images, nothing))
-    noise = _noise(plan.study, name, plan.roughen, seen)
+    noise = outline_noise(plan.study, name, plan.roughen, seen)
     return _Trial(plan, model, name, seen, truth, fills, count, noise)
 
 
@@ -695,7 +675,7 @@ class _Trial:
         valid = self.seen.bound.valid[0]
         everything, nothing = torch.ones_like(region), torch.zeros_like(region)
         yield self._row("control:original", "original", "", nothing), everything
-        grown = _widened(region, self.plan.grow, self.noise) & valid
+        grown = widened(region, self.plan.grow, self.noise) & valid
         for fill in self.plan.removal_fills:
             yield self._row("control:target_removed", "target_removed", fill, grown), ~grown
         for fill in self.plan.fills:
@@ -734,7 +714,7 @@ class _Trial:
             else:
                 highlighted = binarise(heat.heatmap, area=level, valid=valid, ranks=ranks)
             if kind != "soft":  # a soft mask has no outline
-                highlighted = _widened(highlighted, self.plan.grow, self.noise) & valid
+                highlighted = widened(highlighted, self.plan.grow, self.noise) & valid
             keeps = soft_keep if kind == "soft" and not flat else keep_mask
             status = heat.status if flat or bool(highlighted.any()) else "empty_region"
             wanted = [(strategy, study.region) for strategy in heat.strategies]
@@ -850,7 +830,7 @@ def _measurable(
     return row | {"status": "empty_region", "coverage": None}, None
 
 
-def _noise(study: Settings, name: str, pixels: int, seen: Capture) -> Tensor | None:
+def outline_noise(study: Settings, name: str, pixels: int, seen: Capture) -> Tensor | None:
     """What roughens every outline of a tile, so that regions inside each other stay so."""
     if not pixels:
         return None
@@ -858,140 +838,13 @@ def _noise(study: Settings, name: str, pixels: int, seen: Capture) -> Tensor | N
     return rough_noise((height, width), pixels, seeded("roughen", study.seed, name))
 
 
-def _widened(mask: Tensor, grow: int, noise: Tensor | None) -> Tensor:
+def widened(mask: Tensor, grow: int, noise: Tensor | None) -> Tensor:
     """A region, bool [H, W], as its outline is to be: grown, then roughened."""
     grown = dilate(mask, grow)
     return grown if noise is None else roughen(grown, noise)
 
 
 def outline_name(grow: int, rough: int) -> str:
-    """Name of a scheme of outlines, as in OUTLINES."""
+    """Name of a scheme of outlines, as in `probe.OUTLINES`."""
     parts = [f"{word} {pixels}" for word, pixels in (("grow", grow), ("roughen", rough)) if pixels]
     return ", ".join(parts) or "exact"
-
-
-def probe_fills(
-    study: Settings,
-    model: SegmentationModel,
-    data: SampleSource,
-    count: int,
-    outlines: Mapping[str, tuple[int, int]] | None = None,
-) -> tuple[dict[str, dict[str, dict[str, float]]], int]:
-    """Relative drop of confidence when the target is removed, per outline and fill, on the first
-    tiles; and the forwards spent.
-
-    Tried are `outlines`, or the study's own one, and the others where it leaves that open and no
-    natural fill passes.
-    """
-    if outlines is not None:
-        return _probe(study, model, data, count, outlines)
-    if study.preset == "paper" or study.fills is not None:
-        return {}, 0
-    own = {outline_name(study.grow, study.roughen): (study.grow, study.roughen)}
-    probe, forwards = _probe(study, model, data, count, own)
-    if study.outline == "auto" and "exact" in probe and not _passing(probe["exact"], NATURAL):
-        others = {name: sizes for name, sizes in OUTLINES.items() if name not in own}
-        found, spent = _probe(study, model, data, count, others)
-        return probe | found, forwards + spent
-    return probe, forwards
-
-
-def _probe(
-    study: Settings,
-    model: SegmentationModel,
-    data: SampleSource,
-    count: int,
-    outlines: Mapping[str, tuple[int, int]],
-) -> tuple[dict[str, dict[str, dict[str, float]]], int]:
-    plan = Plan(
-        study=study,
-        layers={},
-        shapes=(),
-        fills=tuple(FILLS),
-        probe={},
-        tiles=count,
-        class_index=model.class_index(study.class_),
-        shape=(0, 0, 0),
-    )
-    drops: dict[str, dict[str, list[float]]] = {
-        name: {fill: [] for fill in FILLS} for name in outlines
-    }
-    tried = forwards = 0
-    for position in range(count):
-        if tried == PROBED:
-            break
-        try:
-            seen, truth = _clean(plan, model, data[position], {})
-        except (DataError, ModelError):
-            continue  # reported with its reason when the tile is studied
-        forwards += 1
-        if _nothing_to_explain(study, seen):
-            continue
-        tried += 1
-        before = _confidences(model, seen, [seen.images[0]])[0]
-        donor = _donor(plan, model, data, position)
-        sample, bound = data.ids[position], seen.bound
-        removed = {
-            name: _widened(bound.region[0], grow, _noise(study, sample, rough, seen))
-            & bound.valid[0]
-            for name, (grow, rough) in outlines.items()
-        }
-        for fill in FILLS:
-            clean = clean_of(seen, model, truth, seed=(study.seed, sample, fill), donor=donor)
-            make = make_fill(fill, clean)
-            for name, gone in removed.items():
-                after = _confidences(model, seen, [make(seen.images, ~gone[None])[0]])[0]
-                drops[name][fill].append(1 - after / before if before > 0 else float("nan"))
-        forwards += 1 + len(FILLS) * len(outlines)
-    if not tried:
-        return {}, forwards
-    summary = {
-        name: {
-            fill: {"mean_drop": sum(values) / tried, "min_drop": min(values), "n": tried}
-            for fill, values in found.items()
-        }
-        for name, found in drops.items()
-    }
-    return summary, forwards
-
-
-def _confidences(model: SegmentationModel, seen: Capture, images: Sequence[Tensor]) -> list[float]:
-    with torch.inference_mode(), evaluating(model):
-        p = probabilities(model(torch.stack(list(images))), seen.bound.activation)
-        values: list[float] = MEASURES["confidence"].function(p, seen.bound, None).tolist()
-    return values
-
-
-def _passing(
-    found: Mapping[str, Mapping[str, float]], kinds: Sequence[str] | None = None
-) -> list[str]:
-    """The valid ones of the fills that are quick, least artificial first."""
-    quick = [fill for fill in FILLS if fill != SLOW and (kinds is None or KINDS[fill] in kinds)]
-    return [fill for fill in quick if found[fill]["mean_drop"] >= tables.VALID_DROP]
-
-
-def choose_outline(probe: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """The first outline under which a natural fill passes; else the first under which any does,
-    else the first; "" where none was tried.
-    """
-    for kinds in (NATURAL, None):
-        for name, found in probe.items():
-            if _passing(found, kinds):
-                return name
-    return next(iter(probe), "")
-
-
-def choose_fills(study: Settings, probe: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
-    """The least artificial fill that passes and the next of another kind; where fewer pass, those
-    that mislead the least.
-    """
-    if study.preset == "paper":
-        return (DEFAULT_FILLS["paper"],)
-    if not probe:
-        return (DEFAULT_FILLS["strict"], "black")
-    quick = [fill for fill in FILLS if fill != SLOW]
-    passing = _passing(probe)
-    # two of one kind would agree for that reason
-    other = [fill for fill in passing if KINDS[fill] != KINDS[passing[0]]]
-    by_drop = sorted(quick, key=lambda fill: -probe[fill]["mean_drop"])
-    return tuple(dict.fromkeys([*passing[:1], *other, *passing, *by_drop]))[:2]
