@@ -302,7 +302,7 @@ def cards_json(measures: pd.DataFrame, about: Mapping[str, Any]) -> str:
                 key: None if isinstance(value, float) and value != value else value
                 for key, value in line.items()
             }
-            for line in part.drop(columns="measure").round(3).to_dict("records")
+            for line in part.drop(columns="measure").round(5).to_dict("records")
         ]
         for name, part in whole.groupby("measure", sort=False)
     }
