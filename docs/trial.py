@@ -8,6 +8,7 @@ by the nearest pixel.
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _drop(row: object) -> str:
 
 def ranking(made: tables.Tables, rows: pd.DataFrame) -> str:
     """All layer x method pairs together, greatest contrast first, with the other measures, and the
-    controls.
+    controls; of 1 - S only M1 is shown, so that it has no contrast.
     """
     ranked = {
         name: tables.combinations_ranked(
@@ -117,22 +118,17 @@ def _controls(made: tables.Tables, rows: pd.DataFrame) -> list[list[str]]:
         measure: tables.candidates(rows, measure, made.preset, made.at, samples, names)
         for measure in MEASURES
     }
-    found = {
-        name: [interval(values[measure][("", name)]) for measure in MEASURES]
-        for name in names
-        if ("", name) in values[MEASURES[0]]
-    }
-    ordered = sorted(found.items(), key=lambda item: -item[1][0].mean)
-    return [
-        [
-            "control",
-            tables.method_label(name),
-            _mean(cells[0]),
-            *(f"{cell.mean:.3f}" for cell in cells[1:]),
-            *["", ""],
-        ]
-        for name, cells in ordered
-    ]
+    body = []
+    for name in names:
+        cells = [values[measure].get(("", name)) for measure in MEASURES]
+        found = [None if cell is None else interval(cell) for cell in cells]
+        if any(found):
+            texts = ["" if cell is None else f"{cell.mean:.3f}" for cell in found]
+            if found[0] is not None:
+                texts[0] = _mean(found[0])
+            place = math.inf if found[0] is None else -found[0].mean
+            body.append((place, ["control", tables.method_label(name), *texts, "", ""]))
+    return [line for _, line in sorted(body)]
 
 
 def _mean(row: Any) -> str:
@@ -221,9 +217,11 @@ def main(folders: list[str]) -> None:
     for name in runs:
         at = made[name].at
         pairs = made[name].layers
+        # layers and methods in one order in all pictures
+        order = made[name].auc[["layer", "method"]].drop_duplicates()
         figure = plot.layers(
             pairs[(pairs["layer_a"] == "decoder:1") & (pairs["layer_b"] == "decoder:2")],
-            made[name].ranking,
+            order.merge(made[name].ranking, on=["layer", "method"]),
             measure=made[name].measure,
             reference=at.reference,
             fill=at.fill,
