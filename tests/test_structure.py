@@ -40,6 +40,7 @@ ORDER = [
     "results",
     "settings",
     "trial",
+    "probe",
     "pace",
     "spread",
     "study",
