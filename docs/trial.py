@@ -83,17 +83,14 @@ def ranking(made: tables.Tables, rows: pd.DataFrame) -> str:
     """All layer x method pairs together, greatest contrast first, with the other measures, and the
     controls; of 1 - S only M1 is shown, so that it has no contrast.
     """
-    ranked = {
-        name: tables.combinations_ranked(
+    others = {}
+    for name in MEASURES[1:]:
+        ranked = tables.combinations_ranked(
             rows, made.preset, measure=name, at=made.at, against=made.against_controls
         )
-        for name in MEASURES
-    }
-    others = {
-        name: {(row.layer, row.method): row for row in lines(ranked[name])} for name in MEASURES[1:]
-    }
+        others[name] = {(row.layer, row.method): row for row in lines(ranked)}
     body = []
-    for row in lines(ranked[MEASURES[0]]):
+    for row in lines(made.ranking):
         key = (row.layer, row.method)
         body.append(
             [
