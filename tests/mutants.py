@@ -125,9 +125,14 @@ MUTANTS: list[Mutant] = [
         ),
         ("term = total * slope", "term = activation * slope", "S is a sum, not the pixel"),
         (
-            "weights = (alpha * slope.relu()).sum(dim=(2, 3))",
-            "weights = (alpha * slope).sum(dim=(2, 3))",
+            "torch.where(usable, slope.relu().div_(denominator), 0.0)",
+            "torch.where(usable, slope.div(denominator), 0.0)",
             "only positive slopes in Grad-CAM++",
+        ),
+        (
+            "torch.where(slope != 0, alpha, 0.0) * slope.relu()",
+            "torch.where(slope != 0, alpha, 0.0) * slope",
+            "only positive slopes in the published one",
         ),
         (
             "2 * square + total * square * slope + eps",
@@ -135,8 +140,8 @@ MUTANTS: list[Mutant] = [
             "D to the third",
         ),
         (
-            "usable = (slope != 0) & (denominator.abs() > TINY * (2 + term.abs()))",
-            "usable = slope != 0",
+            "usable = denominator.abs() > term.abs_().add_(2).mul_(TINY)",
+            "usable = denominator != 0",
             "a vanishing denominator",
         ),
         (
@@ -550,8 +555,8 @@ MUTANTS: list[Mutant] = [
             "NaN in removed pixels cannot leak",
         ),
         (
-            "order = shuffled[torch.argsort(flat[shuffled], descending=True, stable=True)]",
-            "order = torch.argsort(flat, descending=True, stable=True)",
+            "order = shuffled[_falling(flat[shuffled])]",
+            "order = _falling(flat)",
             "ties are not taken from the top left",
         ),
         ("flat, -math.inf)", "flat, math.inf)", "invalid pixels come last"),
@@ -604,8 +609,8 @@ MUTANTS: list[Mutant] = [
     *_of(
         "measures",
         (
-            "lambda inside: inside[:, bound.class_index].mean(dim=1)",
-            "lambda inside: inside[:, bound.class_index].median(dim=1).values",
+            "part[:, self.bound.class_index].mean(dim=1)",
+            "part[:, self.bound.class_index].median(dim=1).values",
             "confidence is a mean",
         ),
         (
@@ -635,45 +640,49 @@ MUTANTS: list[Mutant] = [
             "published entropy stays within the valid pixels",
         ),
         (
-            "lambda inside: _decided(inside, bound).double().mean(dim=1)",
-            "lambda inside: (inside[:, bound.class_index] > 0.5).double().mean(dim=1)",
+            "return hard_mask(p, self.bound.class_index, self.bound.activation)",
+            "return p[:, self.bound.class_index] > 0.5",
             "kept is decided by argmax",
         ),
         (
-            "(_uncertainty(inside, bound) * still).sum(dim=1) / still.sum(dim=1)",
-            "(_uncertainty(inside, bound) * still).mean(dim=1)",
+            "(unsure * still).sum(dim=1) / still.sum(dim=1)",
+            "(unsure * still).mean(dim=1)",
             "the mean is over the kept pixels",
         ),
         (
-            "(still * (1 - _uncertainty(inside, bound))).mean(dim=1)",
-            "(1 - still * _uncertainty(inside, bound)).mean(dim=1)",
+            "(still * (1 - unsure)).mean(dim=1)",
+            "(1 - still * unsure).mean(dim=1)",
             "a collapsed prediction has no certainty",
         ),
         (
-            '_overlap(p, bound, _required(truth, "iou"))',
-            "_overlap(p, bound, bound.prediction)",
+            'self._overlap(self._required("iou"))',
+            "self._overlap(self.bound.prediction)",
             "IoU is with the truth",
         ),
         (
-            "both, either, _ = _overlap(p, bound, bound.prediction)",
-            "both, either, _ = _overlap(p, bound, bound.region)",
+            "both, total = self._overlap(self.bound.prediction)",
+            "both, total = self._overlap(self.bound.region)",
             "IoU with the clean prediction, not with R",
         ),
         ("return 2 * both / total", "return both / total", "Dice of equal masks is 1"),
         (
-            "hard_mask(p, bound.class_index, bound.activation) & bound.valid",
-            "hard_mask(p, bound.class_index, bound.activation)",
+            "return (self._mask & self.bound.valid).sum(",
+            "return self._mask.sum(",
             "nothing outside the valid pixels",
         ),
         (
-            "other = other & bound.valid",
+            "other = other & self.bound.valid",
             "other = other.clone()",
             "nothing outside the valid pixels",
         ),
-        ("return both, total - both, total", "return both, total, total", "the union counts once"),
         (
-            "return read(p[:, :, bound.region[0]].double())",
-            "return read(p[:, :, bound.region[0]])",
+            'self._overlap(self._required("iou"))\n        return both / (total - both)',
+            'self._overlap(self._required("iou"))\n        return both / total',
+            "the union counts once",
+        ),
+        (
+            "return [self.p[:, :, self.bound.region[0]].double()]",
+            "return [self.p[:, :, self.bound.region[0]]]",
             "float64 decides",
         ),
     ),

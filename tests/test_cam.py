@@ -26,6 +26,7 @@ from segproof.cam import (
     integrated_gradients,
     occlusion,
     occlusion_windows,
+    reads_baseline,
     representatives,
     rise,
     rise_masks,
@@ -203,6 +204,24 @@ def test_representatives_are_the_least_squares_ones(seed: int) -> None:
         expected = reference.representatives(A, count)
         assert (chosen.tolist(), owner.tolist()) == expected
         assert len(set(chosen.tolist())) == count
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_who_reads_the_baseline(name: str) -> None:
+    """A fill is made for those alone that would fail without it."""
+    model, images = toy_model(), toy_images(1)
+    seen = capture(model, images, Target("roof"), LAYERS)
+    if reads_baseline(METHODS[name]) and name != "integrated_gradients":
+        with pytest.raises(ModelError, match="without a baseline"):
+            METHODS[name](seen, LAYERS[0], model)
+        return
+    bare, filled = (
+        METHODS[name](one, LAYERS[0], model)
+        for one in (seen, replace(seen, baseline=torch.rand(images.shape)))
+    )
+    assert isinstance(bare, RawMap)
+    assert isinstance(filled, RawMap)
+    assert torch.equal(bare.values, filled.values) is not reads_baseline(METHODS[name])
 
 
 def test_score_cam_counts_gains_over_the_baseline_only() -> None:
@@ -510,9 +529,10 @@ def synthetic(seed: int, K: int = 5, side: int = 6, *, signed: bool = True) -> C
     )
 
 
-def test_pp_is_finite_where_the_denominator_vanishes() -> None:
-    """S D = -2 makes 2 D^2 + S D^3 = 0: that pixel weighs nothing, the others as always."""
-    seen = by_hand([[[1.0, -2.0], [-1.0, -2.0]], A1], [[[0.5, 1.0], [0.0, 0.0]], D1])
+@pytest.mark.parametrize("beside", [0.0, 1e-8, -1e-8])
+def test_pp_is_finite_where_the_denominator_vanishes(beside: float) -> None:
+    """S D = -2, or nearly, makes 2 D^2 + S D^3 = 0: that pixel weighs nothing, others as always."""
+    seen = by_hand([[[1.0, -2.0], [-1.0, -2.0]], A1], [[[0.5 + beside, 1.0], [0.0, 0.0]], D1])
     model = SegmentationModel(Itself(), classes=["roof"])
     got = raw("grad_cam_pp", seen, "layer", model).values[0].numpy()
     w = 1.0 / (2 - 4 * 1.0)  # D = 1; at D = 0.5 the denominator is 2 - 4 * 0.5 = 0

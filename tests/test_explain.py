@@ -770,6 +770,30 @@ def test_any_number_of_bands(bands: int) -> None:
 
 
 # --- fills of one's own ---------------------------------------------------------------------------
+def test_a_fill_is_made_for_those_alone_that_read_it() -> None:
+    asked: list[int] = []
+
+    def fill(images: Tensor, keep: Tensor) -> Tensor:
+        asked.append(len(images))
+        return torch.zeros_like(images)
+
+    def own(seen: Capture, layer: str, model: SegmentationModel) -> Tensor:
+        assert seen.baseline is not None
+        return seen.baseline.mean(dim=1)
+
+    def ask(*methods: Any, fill: Any) -> None:
+        explain_all(
+            toy_model(3), picture(3), methods=methods, layers=["decoder:1"], target=ROOF, fill=fill
+        )
+
+    ask("grad_cam", "eigen_cam", fill=fill)
+    assert asked == []
+    ask("grad_cam", own, fill=fill)
+    assert asked == [1]
+    with pytest.raises(UnknownNameError, match="fill"):
+        ask("grad_cam", fill="sand")
+
+
 def test_a_fill_of_ones_own() -> None:
     model, image = toy_model(3), picture(3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 import socket
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from segproof.data import FolderDataset
 from segproof.errors import ModelError, UnknownNameError
 from segproof.load import demo_model_spec, load_model, save_model
-from segproof.model import SIZES, SegmentationModel, evaluating, probabilities
+from segproof.model import SIZES, SegmentationModel, all_finite, evaluating, probabilities
 from toys import ToyNet, toy_images, toy_model
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -75,6 +76,20 @@ def test_exclusive_classes_share_one() -> None:
     chance = probabilities(model(images), model.activation)
     by_hand = images.exp() / images.exp().sum(dim=1, keepdim=True)
     assert (chance - by_hand).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_one_number_that_is_not_finite_is_seen(broken: float) -> None:
+    values = torch.randn(2, 3, 8, 8)
+    assert all_finite(values)
+    values[1, 2, 3, 4] = broken
+    assert not all_finite(values)
+    values[0, 0, 0, 0] = -broken  # their sum is NaN
+    assert not all_finite(values)
+
+
+def test_a_sum_that_overflows_is_looked_into() -> None:
+    assert all_finite(torch.full((8, 8), 3e38))
 
 
 def test_normalisation_is_inside_and_neutral_is_its_zero() -> None:

@@ -125,6 +125,28 @@ def test_ties_depend_on_the_seed_alone() -> None:
     assert first.flatten()[30:].any()
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, 1e-45, -1e-45]),
+            st.floats(-2, 2, width=16),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
+    st.integers(0, 9),
+)
+def test_ranks_are_those_of_a_stable_sort(
+    values: list[float], dtype: torch.dtype, seed: int
+) -> None:
+    S = torch.tensor(values).to(dtype)[None]
+    shuffled = torch.randperm(S.numel(), generator=seeded("ties", seed)).tolist()
+    falling = sorted(shuffled, key=lambda place: -float(S[0, place]))  # Python's sort is stable
+    ranks = rank_pixels(S, None, seeded("ties", seed))[0]
+    assert [int(ranks[place]) for place in falling] == list(range(S.numel()))
+
+
 def test_ranks_made_once_give_the_same_regions() -> None:
     S, valid = heat(3, steps=5), some(3)
     ranks = rank_pixels(S, valid, seeded("ties", 7))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segproof.errors import ModelError, UnknownNameError
 from segproof.layers import as_grid, tracing
-from segproof.model import SegmentationModel, evaluating
+from segproof.model import SegmentationModel, all_finite, evaluating
 from segproof.target import BoundTarget
 
 __all__ = ["Capture", "Pass", "capture", "frozen", "observe", "rerun"]
@@ -148,7 +148,7 @@ def observe(
             with torch.no_grad(), tracing(model.net, len(images), sides) as trace:
                 model(images)
             raise UnknownNameError.of("layer that runs", missing[0], trace.shapes)
-        if not bool(torch.isfinite(logits).all()):
+        if not all_finite(logits):
             raise _not_finite(model, images)
     return Pass(
         model=model,

@@ -20,7 +20,7 @@ from segproof.errors import ModelError, SegproofError
 from segproof.impute import NOISE, linear_imputation, unit_of
 from segproof.judge import Card, Case, Undefined
 from segproof.measures import confidence
-from segproof.model import SegmentationModel, evaluating, probabilities
+from segproof.model import SegmentationModel, all_finite, evaluating, probabilities
 from segproof.perturb import Clean, Fill, background_of, make_fill, rank_pixels, seeded
 from segproof.target import Target
 
@@ -358,7 +358,7 @@ def _shown(case: Case, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _finite(logits: Tensor) -> Tensor:
-    if not bool(torch.isfinite(logits).all()):
+    if not all_finite(logits):
         raise ModelError(
             "logits of a perturbed picture that are not finite", "numbers", "take another fill"
         )

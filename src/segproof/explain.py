@@ -13,11 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad
 
-from segproof.cam import INPUT_LAYER, LAYERLESS, METHODS, PAPER_METHODS, Method, RawMap
+from segproof.cam import (
+    INPUT_LAYER,
+    LAYERLESS,
+    METHODS,
+    PAPER_METHODS,
+    Method,
+    RawMap,
+    reads_baseline,
+)
 from segproof.capture import Bindable, Capture, Pass, observe
 from segproof.errors import DataError, SegproofError, UnknownNameError
 from segproof.model import SegmentationModel, probabilities
-from segproof.perturb import Clean, Fill, background_of, binarise, make_fill, seeded
+from segproof.perturb import FILLS, Clean, Fill, background_of, binarise, make_fill, seeded
 from segproof.target import BoundTarget, Given, Preset, Target, objects
 
 __all__ = ["Explanation", "explain", "explain_all", "explain_objects", "fuse", "normalise"]
@@ -294,10 +302,13 @@ class _Picture:
                 for name in names
             ]
         make = fill or DEFAULT_FILLS[target.preset]
-        if isinstance(make, str):
-            make = make_fill(make, clean_of(seen, self.model, self.truth, seed=(seed, make)))
-        nothing = torch.zeros(1, height, width, dtype=torch.bool, device=seen.images.device)
-        seen = with_baseline(seen, make(seen.images, nothing))
+        if isinstance(make, str) and make not in FILLS:
+            raise UnknownNameError.of("fill", make, FILLS)
+        if any(reads_baseline(method) for method in self.methods.values()):
+            if isinstance(make, str):
+                make = make_fill(make, clean_of(seen, self.model, self.truth, seed=(seed, make)))
+            nothing = torch.zeros(1, height, width, dtype=torch.bool, device=seen.images.device)
+            seen = with_baseline(seen, make(seen.images, nothing))
         found = explain_capture(seen, self.model, self.methods, self.layers, target)
         if smooth:
             found = self._smooth(found, seen, target)
@@ -325,10 +336,10 @@ class _Picture:
         spent = [item.forwards for item in plain]
         for turn in SYMMETRIES[1:] if size[0] == size[1] else SYMMETRIES[1:4]:
             bound = clean.bound.edited(turn.apply)
-            assert clean.baseline is not None  # noqa: S101 - set a few lines above
+            base = clean.baseline
             seen = observe(self.model, turn.apply(clean.images), paths).read(
                 Given(bound),
-                baseline=turn.apply(clean.baseline),
+                baseline=None if base is None else turn.apply(base),
                 batch=clean.batch,
                 last=True,
             )

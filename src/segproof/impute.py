@@ -55,23 +55,24 @@ def _harmonic(known: Tensor, hole: Tensor, tolerance: float = 1e-7, most: int = 
 
     With M = degrees - neighbours on removed pixels, M x = neighbours(known): symmetric and positive
     definite. Conjugate gradients, preconditioned by a multigrid cycle: ten steps, however wide the
-    holes, where a diagonal preconditioner takes a thousand.
+    holes, where a diagonal preconditioner takes a thousand. The cycle is in float32, which changes
+    the steps, not what is solved.
     """
-    pyramid = _pyramid(hole, known.dtype)
-    left = _neighbours(known) * pyramid[0].hole
+    finest, pyramid = _Grid.of(hole[None].to(known.dtype)), _pyramid(hole)
+    left = _neighbours(known) * finest.hole
     enough = tolerance * _norm(left)
     x = torch.zeros_like(known)
-    step = z = _cycle(pyramid, left)
+    step = z = _cycle(pyramid, left.float()).to(left)
     slope = _dot(left, z)
     for _ in range(most):
         if bool((_norm(left) <= enough).all()):
             break
-        moved = pyramid[0].times(step)
+        moved = finest.times(step)
         # a band that is solved exactly has nothing to divide
         length = slope / _dot(step, moved).clamp(min=torch.finfo(x.dtype).tiny)
         x = x + length * step
         left = left - length * moved
-        z = _cycle(pyramid, left)
+        z = _cycle(pyramid, left.float()).to(left)
         before, slope = slope, _dot(left, z)
         step = z + slope / before.clamp(min=torch.finfo(x.dtype).tiny) * step
     return known + x
@@ -85,6 +86,11 @@ class _Grid:
     degrees: Tensor
     damped: Tensor  # 0.8 over the degrees, 0 outside the hole
 
+    @classmethod
+    def of(cls, hole: Tensor) -> _Grid:
+        degrees = _neighbours(torch.ones_like(hole))
+        return cls(hole, degrees, 0.8 * hole / degrees)
+
     def times(self, x: Tensor) -> Tensor:
         """M x for x that is 0 outside the hole."""
         return (self.degrees * x).sub_(_neighbours(x)).mul_(self.hole)
@@ -94,14 +100,13 @@ class _Grid:
         return (right - self.times(x)).mul_(self.damped).add_(x)
 
 
-def _pyramid(hole: Tensor, dtype: torch.dtype) -> list[_Grid]:
+def _pyramid(hole: Tensor) -> list[_Grid]:
     """The levels from fine to coarse; a coarse pixel is removed where all of its pixels are."""
     grids: list[_Grid] = []
-    removed = hole[None].to(dtype)
+    removed = hole[None].float()
     while bool(removed.any()):
-        degrees = _neighbours(torch.ones_like(removed))
-        grids.append(_Grid(removed, degrees, 0.8 * removed / degrees))
-        removed = (_summed(1 - removed) == 0).to(dtype)
+        grids.append(_Grid.of(removed))
+        removed = (_summed(1 - removed) == 0).float()
     return grids
 
 

@@ -8,8 +8,9 @@ undefined.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, Literal
 
 import torch
@@ -35,6 +36,7 @@ __all__ = [
     "iou",
     "iou_prediction",
     "kept",
+    "measured",
 ]
 
 Measure = Callable[[Tensor, BoundTarget, Tensor | None], Tensor]
@@ -44,12 +46,12 @@ NEAR: Final = 3  # px between outlines that count as one
 
 def confidence(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
     """Mean over R of p_c, in [0, 1]."""
-    return _over_region(p, bound, lambda inside: inside[:, bound.class_index].mean(dim=1))
+    return _Reading(p, bound, truth).confidence()
 
 
 def entropy(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
     """Mean over R of the entropy in [0, 1]: binary, or softmax over log2 of the classes."""
-    return _over_region(p, bound, lambda inside: _uncertainty(inside, bound).mean(dim=1))
+    return _Reading(p, bound, truth).entropy()
 
 
 def entropy_paper(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
@@ -67,50 +69,37 @@ def entropy_paper(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) ->
         chance = inside[:, bound.class_index]
         return (-chance * torch.log2(chance + 1e-30)).sum(dim=1) / math.log2(p.shape[1]) / pixels
 
-    return _over_region(p, bound, total)
+    return torch.cat([total(part) for part in _Reading(p, bound, truth).inside])
 
 
 def kept(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
     """Share of R that is still decided as the class, in [0, 1]."""
-    return _over_region(p, bound, lambda inside: _decided(inside, bound).double().mean(dim=1))
+    return _Reading(p, bound, truth).kept()
 
 
 def entropy_kept(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
     """Mean entropy of the pixels of R that are still decided as the class; NaN where none is."""
-
-    def mean(inside: Tensor) -> Tensor:
-        still = _decided(inside, bound).double()
-        return (_uncertainty(inside, bound) * still).sum(dim=1) / still.sum(dim=1)
-
-    return _over_region(p, bound, mean)
+    return _Reading(p, bound, truth).entropy_kept()
 
 
 def certainty(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
     """Share of R kept times its sureness, kept * (1 - entropy_kept): high only if seen surely."""
-
-    def product(inside: Tensor) -> Tensor:
-        still = _decided(inside, bound).double()
-        return (still * (1 - _uncertainty(inside, bound))).mean(dim=1)
-
-    return _over_region(p, bound, product)
+    return _Reading(p, bound, truth).certainty()
 
 
 def iou(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
     """Intersection over union of the new hard mask with the truth; NaN where both are empty."""
-    both, either, _ = _overlap(p, bound, _required(truth, "iou"))
-    return both / either
+    return _Reading(p, bound, truth).iou()
 
 
 def iou_prediction(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
     """Intersection over union with the clean prediction; NaN where both are empty."""
-    both, either, _ = _overlap(p, bound, bound.prediction)
-    return both / either
+    return _Reading(p, bound, truth).iou_prediction()
 
 
 def dice(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
     """Dice coefficient of the new hard mask with the truth; NaN where both are empty."""
-    both, _, total = _overlap(p, bound, _required(truth, "dice"))
-    return 2 * both / total
+    return _Reading(p, bound, truth).dice()
 
 
 def boundary_f(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
@@ -120,12 +109,115 @@ def boundary_f(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Te
     other way round. The outline is the mask's pixels beside valid ones outside it; where the
     picture or V ends there is none. 0 where one has none, NaN where neither has one.
     """
-    return _boundary_f(p, bound, _required(truth, "boundary_f"))
+    return _Reading(p, bound, truth).boundary_f()
 
 
 def boundary_f_prediction(p: Tensor, bound: BoundTarget, truth: Tensor | None = None) -> Tensor:
     """`boundary_f` of the new hard mask and the clean prediction."""
-    return _boundary_f(p, bound, bound.prediction)
+    return _Reading(p, bound, truth).boundary_f_prediction()
+
+
+def measured(
+    p: Tensor, bound: BoundTarget, truth: Tensor | None, names: Iterable[str]
+) -> dict[str, Tensor]:
+    """Measures of MEASURES and BOUNDARY by name, with what they have in common made once."""
+    reading = _Reading(p, bound, truth)
+    return {name: getattr(reading, name)() for name in names}
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Predictions read by any number of measures, each a method of its name: what several of them
+    need is made once.
+    """
+
+    p: Tensor
+    bound: BoundTarget
+    truth: Tensor | None = None
+
+    def confidence(self) -> Tensor:
+        return self._joined(part[:, self.bound.class_index].mean(dim=1) for part in self.inside)
+
+    def entropy(self) -> Tensor:
+        return self._joined(unsure.mean(dim=1) for _, unsure in self._pixels)
+
+    def kept(self) -> Tensor:
+        return self._joined(still.mean(dim=1) for still, _ in self._pixels)
+
+    def entropy_kept(self) -> Tensor:
+        return self._joined(
+            (unsure * still).sum(dim=1) / still.sum(dim=1) for still, unsure in self._pixels
+        )
+
+    def certainty(self) -> Tensor:
+        return self._joined((still * (1 - unsure)).mean(dim=1) for still, unsure in self._pixels)
+
+    def iou(self) -> Tensor:
+        both, total = self._overlap(self._required("iou"))
+        return both / (total - both)
+
+    def iou_prediction(self) -> Tensor:
+        both, total = self._overlap(self.bound.prediction)
+        return both / (total - both)
+
+    def dice(self) -> Tensor:
+        both, total = self._overlap(self._required("dice"))
+        return 2 * both / total
+
+    def boundary_f(self) -> Tensor:
+        return _boundary_f(self._mask, self._required("boundary_f"), self.bound.valid)
+
+    def boundary_f_prediction(self) -> Tensor:
+        return _boundary_f(self._mask, self.bound.prediction, self.bound.valid)
+
+    @cached_property
+    def inside(self) -> list[Tensor]:
+        """Probabilities inside R [n, K, P]; float64 decides. In one piece where all share one R."""
+        if self.bound.region.shape[0] == 1:
+            return [self.p[:, :, self.bound.region[0]].double()]
+        return [self.p[n : n + 1, :, mask].double() for n, mask in enumerate(self.bound.region)]
+
+    @cached_property
+    def _pixels(self) -> list[tuple[Tensor, Tensor]]:
+        """Whether pixels of R are still decided as the class, 1 or 0, and their entropy, [n, P]."""
+        return [(self._decided(part).double(), self._unsure(part)) for part in self.inside]
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        return self._decided(self.p)
+
+    def _decided(self, p: Tensor) -> Tensor:
+        return hard_mask(p, self.bound.class_index, self.bound.activation)
+
+    def _unsure(self, inside: Tensor) -> Tensor:
+        """Entropy of each pixel's decision in [0, 1], [n, P]; 0 log 0 = 0."""
+        if self.bound.activation == "softmax":
+            spread: Tensor = torch.special.entr(inside).sum(dim=1)
+            return spread / math.log(inside.shape[1])
+        chance = inside[:, self.bound.class_index]
+        both: Tensor = torch.special.entr(chance) + torch.special.entr(1 - chance)
+        return both / math.log(2)
+
+    def _overlap(self, other: Tensor) -> tuple[Tensor, Tensor]:
+        """Valid pixels in both masks, and in each of them together, [N]."""
+        other = other & self.bound.valid
+        both = (self._mask & other).sum(dim=(1, 2)).double()
+        return both, self._size + other.sum(dim=(1, 2)).double()
+
+    @cached_property
+    def _size(self) -> Tensor:
+        return (self._mask & self.bound.valid).sum(dim=(1, 2)).double()
+
+    def _required(self, name: str) -> Tensor:
+        if self.truth is None:
+            raise DataError(
+                f"no truth for {name}", "a truth mask", "give it, or use iou_prediction"
+            )
+        return self.truth
+
+    @staticmethod
+    def _joined(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(parts))
 
 
 @dataclass(frozen=True)
@@ -156,45 +248,8 @@ BOUNDARY: Final[dict[str, MeasureInfo]] = {
 }
 
 
-def _over_region(p: Tensor, bound: BoundTarget, read: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply `read` ([n, K, P] float64 -> [n]) to the pixels of R: float64 decides, R is small."""
-    if bound.region.shape[0] == 1:
-        return read(p[:, :, bound.region[0]].double())
-    rows = [read(p[n : n + 1, :, mask].double()) for n, mask in enumerate(bound.region)]
-    return torch.cat(rows)
-
-
-def _decided(inside: Tensor, bound: BoundTarget) -> Tensor:
-    return hard_mask(inside, bound.class_index, bound.activation)
-
-
-def _uncertainty(inside: Tensor, bound: BoundTarget) -> Tensor:
-    """Entropy of each pixel's decision in [0, 1], [n, P]; 0 log 0 = 0."""
-    if bound.activation == "softmax":
-        spread: Tensor = torch.special.entr(inside).sum(dim=1)
-        return spread / math.log(inside.shape[1])
-    chance = inside[:, bound.class_index]
-    both: Tensor = torch.special.entr(chance) + torch.special.entr(1 - chance)
-    return both / math.log(2)
-
-
-def _required(truth: Tensor | None, name: str) -> Tensor:
-    if truth is None:
-        raise DataError(f"no truth for {name}", "a truth mask", "give it, or use iou_prediction")
-    return truth
-
-
-def _overlap(p: Tensor, bound: BoundTarget, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    now = hard_mask(p, bound.class_index, bound.activation) & bound.valid
-    other = other & bound.valid
-    both = (now & other).sum(dim=(1, 2)).double()
-    total = now.sum(dim=(1, 2)).double() + other.sum(dim=(1, 2)).double()
-    return both, total - both, total
-
-
-def _boundary_f(p: Tensor, bound: BoundTarget, other: Tensor) -> Tensor:
-    one = _outline(hard_mask(p, bound.class_index, bound.activation), bound.valid)
-    other = _outline(other, bound.valid)
+def _boundary_f(mask: Tensor, other: Tensor, valid: Tensor) -> Tensor:
+    one, other = _outline(mask, valid), _outline(other, valid)
     found = (one & _disc(other)).sum(dim=(1, 2)).double()
     back = (other & _disc(one)).sum(dim=(1, 2)).double()
     ones, others = one.sum(dim=(1, 2)).double(), other.sum(dim=(1, 2)).double()

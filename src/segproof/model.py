@@ -20,6 +20,7 @@ __all__ = [
     "Layer",
     "Query",
     "SegmentationModel",
+    "all_finite",
     "describe",
     "evaluating",
     "probabilities",
@@ -33,6 +34,11 @@ Activation = Literal["softmax", "sigmoid"]
 SIZES: Final = 64  # sizes of pictures whose layers are remembered at a time
 QUERIES: Final = ("class_queries_logits", "masks_queries_logits")
 LOGIT_NAMES: Final = ("logits", "out", "masks", "mask", "pred", "prediction", "output")
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no number is NaN or infinite. Their sum tells in one pass unless it is not finite."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def probabilities(logits: Tensor, activation: Activation) -> Tensor:
@@ -172,7 +178,7 @@ class SegmentationModel(nn.Module):
             return logits
         size = (images.shape[-2], images.shape[-1])
         logits = self.logits_of(self.kernels.run(self.returned, images), size)
-        return logits if bool(torch.isfinite(logits).all()) else self(images)
+        return logits if all_finite(logits) else self(images)
 
     def logits_of(self, returned: Any, size: tuple[int, int]) -> Tensor:
         """Logits [N, K, H, W] in what the network returned for images of `size` (H, W).

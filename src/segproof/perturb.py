@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -57,10 +57,23 @@ def rank_pixels(heatmap: Tensor, valid: Tensor | None, generator: torch.Generato
     if valid is not None:
         flat = torch.where(valid.flatten().cpu(), flat, -math.inf)
     shuffled = torch.randperm(flat.numel(), generator=generator)
-    order = shuffled[torch.argsort(flat[shuffled], descending=True, stable=True)]
+    order = shuffled[_falling(flat[shuffled])]
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(order.numel())
     return ranks.view(heatmap.shape).to(heatmap.device)
+
+
+def _falling(values: Tensor) -> Tensor:
+    """Places of values [n], the highest first, equal ones in order: a stable argsort, which takes
+    three times as long.
+    """
+    if values.dtype == torch.float64:
+        return torch.argsort(values, descending=True, stable=True)
+    # the bits of a float, read as a whole number, have its order; adding 0 makes -0 one with 0
+    bits = (0.0 - values.float()).view(torch.int32)
+    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    places = torch.arange(len(values), device=values.device)
+    return torch.sort((rising.long() << 32) + places).values & 0xFFFFFFFF
 
 
 def binarise(
@@ -213,6 +226,10 @@ class Clean:
     valid: Tensor
     generator: torch.Generator
     donor: Tensor | None = None
+
+    def seeded(self, *key: object) -> Clean:
+        """The same with the generator of a fill of this key."""
+        return replace(self, generator=seeded("fill", *key))
 
 
 def _neutral(clean: Clean) -> Tensor:

@@ -117,9 +117,9 @@ def _probe(
             & bound.valid[0]
             for name, (grow, rough) in outlines.items()
         }
+        clean = clean_of(seen, model, truth, seed=(study.seed, sample), donor=donor)
         for fill in FILLS:
-            clean = clean_of(seen, model, truth, seed=(study.seed, sample, fill), donor=donor)
-            make = make_fill(fill, clean)
+            make = make_fill(fill, clean.seeded(study.seed, sample, fill))
             for name, gone in removed.items():
                 after = _confidences(model, seen, [make(seen.images, ~gone[None])[0]])[0]
                 drops[name][fill].append(1 - after / before if before > 0 else float("nan"))

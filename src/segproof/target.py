@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from segproof.errors import DataError, ModelError, StudyError, UnknownNameError
-from segproof.model import Activation, probabilities
+from segproof.model import Activation, all_finite, probabilities
 
 __all__ = ["BoundTarget", "Given", "Preset", "Region", "Target", "dilate", "hard_mask", "objects"]
 
@@ -352,7 +352,7 @@ class Target:
             UnknownNameError: no such class or rival.
             ModelError: logits that are not finite (argmax of NaN would be class 0).
         """
-        if not torch.isfinite(logits).all():
+        if not all_finite(logits):
             raise ModelError(
                 "logits that are not finite", "numbers", "check weights and input range"
             )

@@ -29,8 +29,15 @@ from segproof.explain import (
 )
 from segproof.judge import Case, MapMeasure, Undefined
 from segproof.kernels import EXACT, Kernels
-from segproof.measures import BOUNDARY, MEASURES, entropy_paper
-from segproof.model import Layer, SegmentationModel, evaluating, probabilities, running
+from segproof.measures import BOUNDARY, MEASURES, entropy_paper, measured
+from segproof.model import (
+    Layer,
+    SegmentationModel,
+    all_finite,
+    evaluating,
+    probabilities,
+    running,
+)
 from segproof.perturb import (
     FILLS,
     OUTLINE,
@@ -390,10 +397,8 @@ def _trial(
 ) -> _Trial:
     """A tile on trial under the fills of these `names`; the plan's first one is the baseline."""
     seed = plan.study.seed
-    fills = {
-        fill: make_fill(fill, clean_of(seen, model, truth, seed=(seed, name, fill), donor=donor))
-        for fill in names
-    }
+    clean = clean_of(seen, model, truth, seed=(seed, name), donor=donor)
+    fills = {fill: make_fill(fill, clean.seeded(seed, name, fill)) for fill in names}
     nothing = torch.zeros_like(seen.bound.region)
     seen = with_baseline(seen, fills[plan.fills[0]](seen.images, nothing))
     noise = outline_noise(plan.study, name, plan.roughen, seen)
@@ -635,7 +640,7 @@ class _Trial:
         asked: list[tuple[dict[str, object], bytes]] = []
         waiting: dict[bytes, tuple[dict[str, object], Tensor]] = {}
 
-        def measured() -> Iterator[dict[str, object]]:
+        def flushed() -> Iterator[dict[str, object]]:
             if waiting:
                 known.update(zip(waiting, self._show([*waiting.values()]), strict=True))
             self.count(len(waiting), len(asked))
@@ -655,8 +660,8 @@ class _Trial:
             if key not in known:
                 waiting.setdefault(key, (row, keep))
             if len(waiting) == self.plan.study.batch:
-                yield from measured()
-        yield from measured()
+                yield from flushed()
+        yield from flushed()
 
     def _key(self, row: dict[str, object], keep: Tensor) -> bytes:
         """What a picture and its measures depend on, alike for alike pictures of this tile."""
@@ -797,7 +802,7 @@ class _Trial:
             bound = replace(bound, region=torch.stack(each))
         with torch.inference_mode(), evaluating(self.model):
             logits = self.model.shown(shown)
-            if not bool(torch.isfinite(logits).all()):
+            if not all_finite(logits):
                 raise ModelError(
                     f"logits that are not finite under fill {waiting[0][0]['fill']}",
                     "numbers",
@@ -805,10 +810,8 @@ class _Trial:
                 )
             p = probabilities(logits, bound.activation)
             asked = MEASURES | BOUNDARY if self.plan.study.boundary else MEASURES
-            found = {
-                name: info.function(p, bound, self.truth[None]).tolist()
-                for name, info in asked.items()
-            }
+            values = measured(p, bound, self.truth[None], asked)
+            found = {name: numbers.tolist() for name, numbers in values.items()}
             if self.plan.study.preset == "paper":
                 found["entropy"] = entropy_paper(p, bound, self.truth[None]).tolist()
         return [
