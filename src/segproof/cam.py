@@ -424,15 +424,19 @@ def _covariance(rows: Tensor) -> Tensor:
 def _sign(capture: Capture, projection: Tensor) -> Tensor:
     """+1 or -1 per picture: correlation with P, else with p_c, else the larger excursion."""
     bound, size = capture.bound, projection.shape[-2:]
-    probability = probabilities(capture.logits, bound.activation)[:, bound.class_index]
-    sign = torch.zeros(projection.shape[0], dtype=torch.float64, device=projection.device)
-    for guide in (bound.prediction.double(), (probability * bound.valid).double()):
-        pooled = adaptive_avg_pool2d(guide[:, None], (size[0], size[1]))[:, 0]
-        centred = pooled - pooled.mean(dim=(1, 2), keepdim=True)
-        agreement = (projection.double() * centred).sum(dim=(1, 2)).sign()
-        sign = torch.where(sign == 0, agreement, sign)
-    high, low = projection.amax(dim=(1, 2)), -projection.amin(dim=(1, 2))
-    sign = torch.where(sign == 0, torch.where(high >= low, 1.0, -1.0).double(), sign)
+    wide = projection.double()
+
+    def agreement(guide: Tensor) -> Tensor:
+        if guide.shape[-2:] != size:
+            guide = adaptive_avg_pool2d(guide[:, None], (size[0], size[1]))[:, 0]
+        return (wide * (guide - guide.mean(dim=(1, 2), keepdim=True))).sum(dim=(1, 2)).sign()
+
+    sign = agreement(bound.prediction.double())
+    if bool((sign == 0).any()):
+        probability = probabilities(capture.logits, bound.activation)[:, bound.class_index]
+        sign = torch.where(sign == 0, agreement((probability * bound.valid).double()), sign)
+        high, low = wide.amax(dim=(1, 2)), -wide.amin(dim=(1, 2))
+        sign = torch.where(sign == 0, torch.where(high >= low, 1.0, -1.0).double(), sign)
     return sign.to(projection)
 
 

@@ -24,7 +24,7 @@ from segproof.cam import (
 )
 from segproof.capture import Bindable, Capture, Pass, observe
 from segproof.errors import DataError, SegproofError, UnknownNameError
-from segproof.model import SegmentationModel, probabilities
+from segproof.model import SegmentationModel, all_finite, probabilities
 from segproof.perturb import FILLS, Clean, Fill, background_of, binarise, make_fill, seeded
 from segproof.target import BoundTarget, Given, Preset, Target, objects
 
@@ -96,15 +96,10 @@ def normalise(
 
 def _resized(raw: Tensor, size: tuple[int, int], preset: Preset) -> tuple[Tensor, Status]:
     """The positive part of a raw map at `size`, before the last scaling; zeros where it failed."""
-    nothing = torch.zeros(size, device=raw.device)
-    if not torch.isfinite(raw).all():
-        return nothing, "non_finite"
-    positive = raw.relu()
+    positive, status = _positive(raw)
+    if status != "ok":
+        return torch.zeros(size, device=raw.device), status
     high = positive.max()
-    if high <= 0:
-        return nothing, "all_zero"
-    if high - positive.min() <= FLAT * high:
-        return nothing, "constant"
     if preset == "paper":
         positive = _min_max(positive)
     # a map of tiny numbers must survive float32 products: scale first, the result is the same
@@ -117,6 +112,17 @@ def _resized(raw: Tensor, size: tuple[int, int], preset: Preset) -> tuple[Tensor
         layered = adaptive_avg_pool2d(layered, less)
     resized = interpolate(layered, size=size, mode="bilinear", align_corners=False)
     return resized[0, 0], "ok"
+
+
+def _positive(raw: Tensor) -> tuple[Tensor, Status]:
+    """The positive part of a raw map [h, w], and whether it shows anything."""
+    positive = raw.relu()
+    if not all_finite(raw):
+        return positive, "non_finite"
+    low, high = positive.aminmax()
+    if high <= 0:
+        return positive, "all_zero"
+    return positive, "constant" if high - low <= FLAT * high else "ok"
 
 
 def _min_max(values: Tensor) -> Tensor:
@@ -351,7 +357,7 @@ class _Picture:
             replace(
                 item,
                 raw=(mean := torch.stack(maps).mean(dim=0)),
-                status=normalise(mean, size, target.preset)[1],
+                status=_positive(mean)[1],
                 forwards=forwards,
                 effective_channels=None,
                 symmetries=len(maps),
@@ -433,7 +439,7 @@ def explain_capture(
                     layer=layer,
                     target=target,
                     raw=raw,
-                    status=normalise(raw, size, target.preset)[1],
+                    status=_positive(raw)[1],
                     size=size,
                     value=value,
                     valid=seen.bound.valid[0],
@@ -479,7 +485,7 @@ def fuse(
         layer=f"{how}({'+'.join(item.layer for item in explanations)})",
         target=first.target,
         raw=raw,
-        status=normalise(raw, first.size, preset)[1],
+        status=_positive(raw)[1],
         size=first.size,
         value=first.value,
         valid=first.valid,

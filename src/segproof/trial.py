@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Final, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -669,7 +670,8 @@ class _Trial:
         whole = keep.dtype == torch.bool and bool(keep.all())
         fill, reference = "" if whole else row["fill"], self._alike[str(row["reference"])]
         digest = hashlib.blake2b(f"{fill} {reference}".encode(), digest_size=16)
-        digest.update(keep.contiguous().cpu().numpy().data)
+        kept = keep.contiguous().cpu().numpy()
+        digest.update((np.packbits(kept) if kept.dtype == np.bool_ else kept).data)
         return digest.digest()
 
     def _pictures(
