@@ -117,16 +117,24 @@ MUTANTS: list[Mutant] = [
             'einsum("nk,nkhw->nhw", weights, activations.relu())',
             "activations may be negative",
         ),
-        ("denominator = 2 + term", "denominator = 1 + term", "2 D^2 in Grad-CAM++"),
+        (
+            "(total * positive).add_(2)",
+            "(total * positive).add_(1)",
+            "2 D^2 in Grad-CAM++",
+        ),
         (
             "total = activation.sum(dim=(2, 3), keepdim=True)",
             "total = activation.mean(dim=(2, 3), keepdim=True)",
             "S is a sum",
         ),
-        ("term = total * slope", "term = activation * slope", "S is a sum, not the pixel"),
         (
-            "torch.where(usable, slope.relu().div_(denominator), 0.0)",
-            "torch.where(usable, slope.div(denominator), 0.0)",
+            "denominator = (total * positive)",
+            "denominator = (activation * positive)",
+            "S is a sum, not the pixel",
+        ),
+        (
+            "positive = slope.relu()",
+            "positive = slope",
             "only positive slopes in Grad-CAM++",
         ),
         (
@@ -140,7 +148,7 @@ MUTANTS: list[Mutant] = [
             "D to the third",
         ),
         (
-            "usable = denominator.abs() > term.abs_().add_(2).mul_(TINY)",
+            "usable = denominator.abs() > TINY * (2 + (total * positive).abs())",
             "usable = denominator != 0",
             "a vanishing denominator",
         ),

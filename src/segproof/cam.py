@@ -90,10 +90,12 @@ def grad_cam_pp(
     total = activation.sum(dim=(2, 3), keepdim=True)
     if eps is None:
         # D^2 is divided out: squares of small gradients underflow in float32
-        term = total * slope
-        denominator = 2 + term
-        usable = denominator.abs() > term.abs_().add_(2).mul_(TINY)
-        share = torch.where(usable, slope.relu().div_(denominator), 0.0)
+        positive = slope.relu()
+        denominator = (total * positive).add_(2)
+        share = positive / denominator
+        if bool((total < 0).any()):  # else the denominator is at least 2
+            usable = denominator.abs() > TINY * (2 + (total * positive).abs())
+            share = torch.where(usable, share, 0.0)
     else:
         square = slope**2
         alpha = square / (2 * square + total * square * slope + eps)

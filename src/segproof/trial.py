@@ -780,8 +780,8 @@ class _Trial:
             "strategy": strategy,
             "reference": reference,
             "fill": fill,
-            "area": float(region.sum(dtype=torch.float64)) / int(bound.valid.sum()),
-            "coverage": float(region[target].double().mean()),
+            "area": _share(region, bound.valid[0]),
+            "coverage": _share(region, target),
             "status": "ok",
             "seed": 0,
             "preset": self.plan.study.preset,
@@ -790,15 +790,21 @@ class _Trial:
     def _show(self, waiting: Sequence[tuple[dict[str, object], Tensor]]) -> list[dict[str, object]]:
         """One batch: perturb, one forward, the measures of each picture."""
         image, bound = self.seen.images, self.seen.bound
-        shown = image.repeat(len(waiting), 1, 1, 1)  # the original, under no fill, is kept whole
         groups: dict[tuple[str, bool], list[int]] = {}
         for place, (row, keep) in enumerate(waiting):
             if row["fill"]:
                 groups.setdefault((str(row["fill"]), keep.is_floating_point()), []).append(place)
+        parts = []
         for (fill, soft), places in groups.items():
             stay = torch.stack([waiting[place][1] for place in places])
             made = self.fills[fill]
-            shown[places] = blend(made, image, stay) if soft else made(image, stay)
+            parts.append((places, blend(made, image, stay) if soft else made(image, stay)))
+        if len(parts) == 1 and len(parts[0][0]) == len(waiting):
+            [(_, shown)] = parts
+        else:
+            shown = image.repeat(len(waiting), 1, 1, 1)  # the original, under no fill, stays whole
+            for places, part in parts:
+                shown[places] = part
         if any(row["reference"] != self.plan.study.region for row, _ in waiting):
             each = [self._target(str(row["reference"])) for row, _ in waiting]
             bound = replace(bound, region=torch.stack(each))
@@ -819,6 +825,16 @@ class _Trial:
         return [
             {name: values[place] for name, values in found.items()} for place in range(len(waiting))
         ]
+
+
+def _share(region: Tensor, of: Tensor) -> float:
+    """Mean of a region, hard or soft, over the pixels of a mask [H, W]; NaN where it has none."""
+    count = int(of.count_nonzero())
+    if region.dtype == torch.bool:
+        inside = float((region & of).count_nonzero())
+    else:
+        inside = float(region[of].sum(dtype=torch.float64))
+    return inside / count if count else float("nan")
 
 
 def _plain(value: object) -> object:
