@@ -140,6 +140,32 @@ def test_explain_writes_its_three_files(run: Run, tiles: Path, tmp_path: Path, m
         assert shown.size[0] > 600
 
 
+def test_many_tiles_are_shared_where_nobody_says_how(
+    run: Run, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def two(count: int) -> int:
+        asked.append(count)
+        return 2
+
+    monkeypatch.setattr(cli, "best_workers", two)
+    code, said, err = run(*study(tiles, tmp_path / "shared"))
+    assert code == 0, err
+    assert asked == [3]
+    assert "2 processes share tiles and threads" in " ".join(said.split())
+    manifest = json.loads((tmp_path / "shared" / "manifest.json").read_text())
+    threads = max(1, torch.get_num_threads() // 2)
+    assert manifest["machine"]["threads"] == threads
+    for name, how in (("threads", ["--threads", str(threads)]), ("workers", ["--workers", "1"])):
+        code, said, err = run(*study(tiles, tmp_path / name, *how))
+        assert code == 0, err
+        assert "processes" not in said
+    assert asked == [3]
+    tables = [(tmp_path / name / "results.csv").read_bytes() for name in ("shared", "threads")]
+    assert tables[0] == tables[1]
+
+
 def test_explain_objects_one_by_one(run: Run, tiles: Path, tmp_path: Path) -> None:
     image, mask = picture(tiles)
     code, _, _ = run(

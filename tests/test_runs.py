@@ -38,6 +38,7 @@ from segproof import results as results_module
 from segproof.backoff import OutOfMemoryError, halving, is_out_of_memory
 from segproof.model import SegmentationModel
 from segproof.results import RunStore, TileResult, probe
+from segproof.spread import with_threads
 from segproof.trial import study_tile
 from test_results import IDENTITY, tile
 
@@ -307,6 +308,23 @@ def test_tiles_computed_again_are_compared(
     assert found.difference == pytest.approx(3e-5, rel=1e-3)
     assert len(found.problems) == 2
     assert "computed again it differs by 3.0e-05" in found.problems[0]
+
+
+def test_tiles_are_computed_again_with_the_threads_of_the_run(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tiles, tmp_path / "run", threads=1)
+    threads: list[int] = []
+
+    def watched(*given: Any) -> TileResult:
+        threads.append(torch.get_num_threads())
+        return study_tile(*given)
+
+    monkeypatch.setattr(audit, "study_tile", watched)
+    with with_threads(2):
+        found = audit.verify(tmp_path / "run", again=1, allow_code=True)
+        assert torch.get_num_threads() == 2
+    assert (found.problems, found.difference, threads) == ([], 0.0, [1])
 
 
 def test_a_second_run_is_refused_before_the_model_is_opened(tiles: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import tiny
 from segproof import FolderDataset, Results, SegmentationModel, Study, StudyError
 from segproof import spread as spread_module
 from segproof import study as study_module
-from segproof.spread import Job, Lane, digest_of_names, on_processes
+from segproof.spread import MANY, ROOM, Job, Lane, best_workers, digest_of_names, on_processes
 from segproof.trial import study_tile
 from test_runs import exports, run, study_of
 
@@ -51,6 +51,30 @@ def lanes(monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
 
     monkeypatch.setattr(study_module, "on_processes", watched)
     return made
+
+
+@pytest.mark.parametrize(
+    ("tiles", "threads", "memory", "workers"),
+    [
+        (MANY, 2, 2 * ROOM, 2),
+        (MANY, 8, 9 * ROOM, 2),
+        (MANY - 1, 8, 9 * ROOM, 1),  # few tiles: workers would hardly have started
+        (MANY, 8, 2 * ROOM - 4096, 1),
+        (MANY, 1, 9 * ROOM, 1),
+        (MANY, 2, None, 1),
+    ],
+)
+def test_who_names_no_workers(
+    tiles: int, threads: int, memory: int | None, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sysconf(name: str) -> int:
+        if memory is None:
+            raise ValueError(name)
+        return {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": memory // 4096}[name]
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert best_workers(tiles) == workers
 
 
 @contextmanager

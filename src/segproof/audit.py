@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 
 from segproof.data import survey
 from segproof.errors import DataError, StudyError
 from segproof.model import SegmentationModel
 from segproof.results import COLUMNS, Results, checksum, in_use, reading
-from segproof.spread import digest_of_names
+from segproof.spread import digest_of_names, with_threads
 from segproof.study import Study
 from segproof.trial import check_units, digest_or_none, study_tile
 
@@ -179,23 +180,26 @@ def verify(
     picks = np.random.default_rng(seed).permutation(len(chosen))[:again]
     worst = 0.0
     if len(picks):
-        study = Study.of(**{**meta["settings"], **_given(model=model, data=data)})
-        network = study.open_model(allow_code=allow_code)
-        source = study.open_data(network)
-        _same(meta["identity"], network, source.ids)
-        plan = study.replanned(network, source, meta)
-        for pick in sorted(picks.tolist()):
-            name, position, _, digest, _ = chosen[pick]
-            if digest_or_none(source, position) != digest:
-                problems.append(f"{name}: its files changed since it was studied")
-                continue
-            made = study_tile(plan, network, source, position)
-            stored = _rows(results, name)
-            off = _difference(made.rows, stored)
-            worst = max(worst, off)
-            if off > CLOSE:
-                problems.append(f"{name}: computed again it differs by {off:.1e}")
-            tick(1)
+        # other sums inside torch could cut a map elsewhere
+        threads = results.manifest.get("machine", {}).get("threads", 1 << 30)
+        with with_threads(min(threads, torch.get_num_threads())):
+            study = Study.of(**{**meta["settings"], **_given(model=model, data=data)})
+            network = study.open_model(allow_code=allow_code)
+            source = study.open_data(network)
+            _same(meta["identity"], network, source.ids)
+            plan = study.replanned(network, source, meta)
+            for pick in sorted(picks.tolist()):
+                name, position, _, digest, _ = chosen[pick]
+                if digest_or_none(source, position) != digest:
+                    problems.append(f"{name}: its files changed since it was studied")
+                    continue
+                made = study_tile(plan, network, source, position)
+                stored = _rows(results, name)
+                off = _difference(made.rows, stored)
+                worst = max(worst, off)
+                if off > CLOSE:
+                    problems.append(f"{name}: computed again it differs by {off:.1e}")
+                tick(1)
     total = len(results.rows)
     return Verified(problems, len(tiles), total, len(picks), worst)
 

@@ -40,11 +40,13 @@ from segproof.trial import Plan, study_tile
 __all__ = [
     "Job",
     "Lane",
+    "best_workers",
     "digest_of_names",
     "on_dask",
     "on_executor",
     "on_processes",
     "spread",
+    "threads_of_each",
     "with_threads",
 ]
 
@@ -52,6 +54,8 @@ TRIES: Final = 2  # a tile whose worker died is tried once more
 STARTS: Final = 5  # workers in a row that may die, or connections that may break, before any result
 CONNECT: Final = 10  # s that a scheduler may take to answer
 RECONNECT: Final = 60  # s that it may take to come back
+MANY: Final = 100  # tiles whose study is long beside the seconds in which workers start
+ROOM: Final = 4 << 30  # bytes of the machine for each worker
 _ALONE: Final = threading.Lock()  # hooks sit in the model: one tile at a time in each process
 
 
@@ -251,13 +255,32 @@ def spread(
             lane.end(now=not finished)
 
 
+def best_workers(tiles: int) -> int:
+    """How many processes share so many tiles on the CPU best: two with half of the threads each, or
+    this one alone where tiles are few, threads or memory short, or memory is not known.
+
+    It depends on nothing that changes from one start to the next, so that a run that is gone on
+    with has the same bytes.
+    """
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 1
+    return 2 if tiles >= MANY and torch.get_num_threads() >= 2 and memory >= 2 * ROOM else 1
+
+
+def threads_of_each(workers: int, threads: int | None) -> int:
+    """Threads of each worker: those asked for, else its share of those of this process."""
+    return threads or max(1, torch.get_num_threads() // workers)
+
+
 def on_processes(workers: int, device: str = "cpu", threads: int | None = None) -> list[Lane]:
     """So many processes on this machine, with so many threads each (else they share those of this
     process), and its GPUs one by one.
 
     Each is a pool of its own, so that a dead one takes no other with it and its tile is known.
     """
-    each = threads or max(1, torch.get_num_threads() // workers)
+    each = threads_of_each(workers, threads)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # a new worker starts in milliseconds
     cards = _cards() if device == "cuda" else []

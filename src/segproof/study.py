@@ -34,6 +34,7 @@ from segproof.spread import (
     on_executor,
     on_processes,
     spread,
+    threads_of_each,
     with_threads,
 )
 from segproof.trial import (
@@ -166,6 +167,8 @@ class Study(Settings):
             until.check(len(self.methods) * len(self.layers), self.controls)
         started = time.perf_counter()
         probe(out)
+        if workers > 1:
+            threads = threads_of_each(workers, threads)  # those of the plan too
         lanes = self._lanes(executor, workers, threads, dask)
         model = self.open_model(allow_code=allow_code) if model is None else model
         data = self.open_data(model) if data is None else data
