@@ -294,13 +294,13 @@ MUTANTS: list[Mutant] = [
             "all blocks of pixels count",
         ),
         (
-            "agreement = (projection.double() * centred)",
-            "agreement = -(projection.double() * centred)",
+            "return (wide * (guide - ",
+            "return -(wide * (guide - ",
             "the sign agrees with the prediction",
         ),
         (
-            "sign = torch.where(sign == 0, agreement, sign)",
-            "sign = agreement",
+            "sign = torch.where(sign == 0, agreement((probability * bound.valid).double()), sign)",
+            "sign = agreement((probability * bound.valid).double())",
             "the mask decides before the probability",
         ),
         (
@@ -448,8 +448,8 @@ MUTANTS: list[Mutant] = [
         ("else resized / resized.max()", "else resized / resized.sum()", "the maximum is 1"),
         ("positive = raw.relu()", "positive = raw.abs()", "what speaks against is not shown"),
         (
-            "if high - positive.min() <= FLAT * high:",
-            "if high - positive.min() <= 0:",
+            "high - low <= FLAT * high",
+            "high - low <= 0",
             "a map of rounding noise is constant",
         ),
         (
@@ -474,7 +474,7 @@ MUTANTS: list[Mutant] = [
             "a peak survives a smaller size",
         ),
         (
-            "if not torch.isfinite(raw).all():",
+            "if not all_finite(raw):",
             "if torch.isnan(raw).any():",
             "infinity is no number either",
         ),
@@ -771,8 +771,8 @@ MUTANTS: list[Mutant] = [
             "maps are turned back",
         ),
         (
-            "baseline=turn.apply(clean.baseline)",
-            "baseline=clean.baseline",
+            "None if base is None else turn.apply(base)",
+            "None if base is None else base",
             "the fill is turned with the picture",
         ),
         (

@@ -579,6 +579,23 @@ def test_the_covariance_is_added_up_over_blocks_of_pixels(monkeypatch: pytest.Mo
     assert distance(whole, raw("eigen_cam", seen, "layer", model).values) < 1e-12
 
 
+def test_each_picture_of_a_batch_has_its_own_guide() -> None:
+    """Predicted everywhere, p_c decides; where P decides, p_c does not, which says the contrary."""
+    T = np.array([[0.0, 0.0], [0.0, 4.0]])
+    seen = by_hand([(3 * T).tolist(), (4 * T).tolist()], [D1, D2])
+    masks = torch.tensor([[[True, True], [True, True]], [[True, True], [True, False]]])
+    both = replace(
+        seen,
+        logits=seen.logits.repeat(2, 1, 1, 1),
+        activations={"layer": seen.activations["layer"].repeat(2, 1, 1, 1)},
+        bound=replace(seen.bound, prediction=masks),
+    )
+    got = raw("eigen_cam", both, "layer", SegmentationModel(Itself(), classes=["roof"])).values
+    expected = np.array([[-5.0, -5.0], [-5.0, 15.0]])
+    np.testing.assert_allclose(got[0], expected, atol=1e-12)
+    np.testing.assert_allclose(got[1], -expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("side", [1.0, -1.0])
 def test_without_a_guide_the_larger_excursion_is_positive(side: float) -> None:
     """Predicted everywhere and equally: neither P nor p_c can choose the sign."""
