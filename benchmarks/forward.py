@@ -17,7 +17,6 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -25,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from segproof import SegmentationModel, load_model
 from segproof.kernels import EXACT, Kernels, keep_blocks
 from segproof.pace import forward_seconds
+from subjects import random_unet
 
 TRIED = (
     EXACT,
@@ -109,7 +109,7 @@ def show_engines(model: SegmentationModel, pictures: Tensor) -> None:
             with torch.inference_mode():
                 engine.net = make()
             seconds = forward_seconds(engine, kernels, pictures, repeats=5)
-            with torch.inference_mode(), torch.no_grad():
+            with torch.inference_mode():
                 off = float((kernels.run(engine.net, shown) - net(shown)).abs().max())
         except Exception as error:  # an engine that cannot run it is a finding, not the end
             print(f"{what}: {str(error).splitlines()[0]}", flush=True)
@@ -143,8 +143,7 @@ def main() -> None:
     if given.model:
         model = load_model(given.model)
     else:
-        net = smp.Unet("resnet34", encoder_weights=None, classes=2)
-        model = SegmentationModel(net, classes=["ground", "building"]).eval()
+        model = random_unet(torch.rand(3, given.size, given.size), 0)
     shape = (given.batch, model.input_bands, given.size, given.size)
     pictures = torch.rand(shape)
     print(f"{torch.get_num_threads()} threads, batches of {given.batch}, {given.size} px")

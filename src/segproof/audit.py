@@ -181,8 +181,8 @@ def verify(
     worst = 0.0
     if len(picks):
         # other sums inside torch could cut a map elsewhere
-        threads = results.manifest.get("machine", {}).get("threads", 1 << 30)
-        with with_threads(min(threads, torch.get_num_threads())):
+        here = torch.get_num_threads()
+        with with_threads(min(results.manifest.get("machine", {}).get("threads", here), here)):
             study = Study.of(**{**meta["settings"], **_given(model=model, data=data)})
             network = study.open_model(allow_code=allow_code)
             source = study.open_data(network)
