@@ -1,0 +1,38 @@
+"""Tiles and masks: one sample dict (TorchGeo's), readers that refuse what they cannot vouch for."""
+
+from segproof.data.given import as_sample, as_samples, expand_pictures
+from segproof.data.layouts import Matching, find_pairs
+from segproof.data.masks import MaskFile, MaskValues, open_mask, read_mask
+from segproof.data.rasters import Raster, Reading, Sample, input_reading, read_image, read_raster
+from segproof.data.tiles import (
+    FolderDataset,
+    SampleSource,
+    Surveyed,
+    digest_of,
+    survey,
+    surveyed,
+)
+
+__all__ = [
+    "FolderDataset",
+    "MaskFile",
+    "MaskValues",
+    "Matching",
+    "Raster",
+    "Reading",
+    "Sample",
+    "SampleSource",
+    "Surveyed",
+    "as_sample",
+    "as_samples",
+    "digest_of",
+    "expand_pictures",
+    "find_pairs",
+    "input_reading",
+    "open_mask",
+    "read_image",
+    "read_mask",
+    "read_raster",
+    "survey",
+    "surveyed",
+]
