@@ -2,7 +2,7 @@
 
 from segproof.data.given import as_sample, as_samples, expand_pictures
 from segproof.data.layouts import Matching, find_pairs
-from segproof.data.masks import MaskFile, MaskValues, open_mask, read_mask
+from segproof.data.masks import IGNORE, MaskFile, MaskValues, meanings, open_mask, read_mask
 from segproof.data.rasters import Raster, Reading, Sample, input_reading, read_image, read_raster
 from segproof.data.tiles import (
     FolderDataset,
@@ -14,6 +14,7 @@ from segproof.data.tiles import (
 )
 
 __all__ = [
+    "IGNORE",
     "FolderDataset",
     "MaskFile",
     "MaskValues",
@@ -29,6 +30,7 @@ __all__ = [
     "expand_pictures",
     "find_pairs",
     "input_reading",
+    "meanings",
     "open_mask",
     "read_image",
     "read_mask",

@@ -16,7 +16,7 @@ from torch import Tensor
 from segproof.data.rasters import is_nodata, read_raster
 from segproof.errors import DataError, UnknownNameError
 
-__all__ = ["MaskFile", "MaskValues", "mask_of", "open_mask", "read_mask"]
+__all__ = ["IGNORE", "MaskFile", "MaskValues", "mask_of", "meanings", "open_mask", "read_mask"]
 
 IGNORE: Final = -1  # in place of a class
 MOST: Final = 12  # values or colours that an error lists
@@ -257,6 +257,20 @@ def mask_of(
     mask = np.where(index == IGNORE, 0, index).astype(np.int64)
     mask[~opened.readable] = 0
     return torch.from_numpy(mask), torch.from_numpy(counts)
+
+
+def meanings(opened: MaskFile, mask: Tensor, counts: Tensor) -> dict[str, tuple[int, int]]:
+    """Each value or colour of a mask file that was read: its class (IGNORE: does not count) and its
+    pixels. One band per class has the names of the bands.
+    """
+    indices = np.where(counts.numpy(), mask.numpy(), IGNORE)[opened.readable]
+    by_band = opened.bands is not None and not opened.same and not opened.coloured
+    codes = indices if by_band else opened.codes[opened.readable]
+    values, first, number = np.unique(codes, return_index=True, return_counts=True)
+    return {
+        f"band of class {value}" if by_band else opened.name(value): (int(indices[at]), int(n))
+        for value, at, n in zip(values, first, number, strict=True)
+    }
 
 
 # --- with a map -----------------------------------------------------------------------------------

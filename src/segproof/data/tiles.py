@@ -8,9 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
+from torch import Tensor
+
 from segproof.data.layouts import Matching, find_pairs
-from segproof.data.masks import MaskFile, MaskValues, mask_of, open_mask
-from segproof.data.rasters import Reading, Sample, read_image
+from segproof.data.masks import MaskFile, MaskValues, mask_of, meanings, open_mask
+from segproof.data.rasters import (
+    Raster,
+    Reading,
+    Sample,
+    read_image,
+    read_raster,
+    sample_of,
+)
 from segproof.errors import DataError, printable
 
 __all__ = ["FolderDataset", "SampleSource", "Surveyed", "digest_of", "survey"]
@@ -105,16 +114,16 @@ class FolderDataset:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self._read(*self.pairs[index])[0]
+        image, mask = self.pairs[index]
+        how = _Masks(self.classes, self.ignore_index, self.values, self.names)
+        sample = read_image(image, reading=self.reading)
+        opened = open_mask(mask)
+        sample = _joined(sample, mask, opened, *how.read(opened))
         sample["id"] = self._ids[index]
         return sample
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
-
-    def _read(self, image: Path, mask: Path) -> tuple[Sample, MaskFile]:
-        how = _Masks(self.classes, self.ignore_index, self.values, self.names)
-        return _read_pair(image, mask, how, self.reading)
 
 
 def _ids_of(root: Path, images: Sequence[Path]) -> list[str]:
@@ -145,14 +154,17 @@ def _refuse_doubles(table: dict[Path, list[Path]]) -> None:
 
 class Surveyed(NamedTuple):
     """An image of a folder, read with its mask. `reason`: why it cannot be studied ("" = it can),
-    `error`: the same in three facts, `sample` and `mask`: what was read.
+    `error`: the same in three facts; `sample`, `picture` and `mask`: what was read; `meanings`: the
+    class and the pixels of each value of the mask.
     """
 
     path: Path
     reason: str
     sample: Sample | None
+    picture: Raster | None
     mask: MaskFile | None
     error: Exception | None
+    meanings: dict[str, tuple[int, int]] | None = None
 
 
 def survey(
@@ -187,16 +199,22 @@ def surveyed(
     how = _Masks(classes, ignore_index, values, names)
     seen: dict[Path, Path] = {}
     for path, found in made.table.items():
+        picture: Raster | None = None
         opened: MaskFile | None = None
         try:
             before = seen.get(path.with_suffix(""))
             mask = _only_mask(path, before, found, made)
+            picture = read_raster(path)
+            sample = sample_of(picture, reading)
             opened = open_mask(mask)
-            sample = _joined(path, mask, opened, how, reading)
-            yield Surveyed(path, "", sample, opened, None)
+            truth, counts = how.read(opened)
+            table = meanings(opened, truth, counts)
+            sample = _joined(sample, mask, opened, truth, counts)
+            result = Surveyed(path, "", sample, picture, opened, None, table)
         except (DataError, OSError, MemoryError) as error:
             reason = printable(str(error)) or type(error).__name__
-            yield Surveyed(path, reason, None, opened, error)
+            result = Surveyed(path, reason, None, picture, opened, error)
+        yield result
         seen[path.with_suffix("")] = path
 
 
@@ -213,23 +231,25 @@ def _only_mask(path: Path, before: Path | None, found: list[Path], made: Matchin
 
 
 class _Masks(NamedTuple):
+    """How masks are read."""
+
     classes: int
     ignore_index: int | None
     values: MaskValues | None
     names: Sequence[str] | None
 
+    def read(self, opened: MaskFile) -> tuple[Tensor, Tensor]:
+        return mask_of(
+            opened,
+            self.classes,
+            ignore_index=self.ignore_index,
+            values=self.values,
+            names=self.names,
+        )
 
-def _read_pair(image: Path, mask: Path, how: _Masks, reading: Reading) -> tuple[Sample, MaskFile]:
-    opened = open_mask(mask)
-    return _joined(image, mask, opened, how, reading), opened
 
-
-def _joined(image: Path, mask: Path, opened: MaskFile, how: _Masks, reading: Reading) -> Sample:
+def _joined(sample: Sample, mask: Path, opened: MaskFile, truth: Tensor, counts: Tensor) -> Sample:
     """An image with its mask, which has its size and, where both say so, its place on earth."""
-    sample = read_image(image, reading=reading)
-    truth, counts = mask_of(
-        opened, how.classes, ignore_index=how.ignore_index, values=how.values, names=how.names
-    )
     height, width = sample["image"].shape[1:]
     if truth.shape != (height, width):
         raise DataError(
