@@ -111,6 +111,32 @@ def test_names_that_only_look_like_roles(tmp_path: Path) -> None:
     assert [(i.name, m.name) for i, m in made.pairs] == [(f"{n}.png",) * 2 for n in sorted(names)]
 
 
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/austin_@.png", "masks/chicago_@.png"),
+        ("east/images/@.png", "west/masks/@.png"),
+        ("images/2019_@.png", "masks/mask_2020_@.png"),
+        ("images/east/@.png", "masks/west/@.png"),
+    ],
+)
+def test_other_places_are_no_pairs(tmp_path: Path, image: str, mask: str) -> None:
+    """Numbers that are equal by chance; who knows better says so with two globs."""
+    root = Layout("other", each(image, mask, "1", "2")).write(tmp_path)
+    with pytest.raises(DataError):
+        FolderDataset(root)
+    images, masks = image.replace("@.png", "*"), mask.replace("@.png", "*")
+    assert len(FolderDataset(root, images=images, masks=masks)) == 2
+
+
+def test_two_dates_of_one_place_are_a_choice(tmp_path: Path) -> None:
+    pairs = each("A/@.png", "label/@.png", "train_1", "train_2")
+    root = Layout("LEVIR-CD", pairs, ("B/train_1.png", "B/train_2.png")).write(tmp_path)
+    with pytest.raises(DataError, match="several images for one mask") as got:
+        FolderDataset(root)
+    assert sorted(offered(got.value)) == [("A/*", "label/*"), ("B/*", "label/*")]
+
+
 def test_repeated_stems_have_the_path_as_id(tmp_path: Path) -> None:
     pairs = each("@/images/0.png", "@/masks/0.png", "east", "west")
     root = Layout("cities", pairs).write(tmp_path)

@@ -43,12 +43,12 @@ IMAGES: Final = _listed(
     "pansharpen chip chips frame frames leftimg8bit"
 )
 MASKS: Final = _listed(
-    "mask masks msk msks label labels lbl lbls gt gts groundtruth truth truths annotation "
+    "mask masks msk msks label labels lbl lbls lab labs gt gts groundtruth truth truths annotation "
     "annotations ann anns annot annots seg segs segmentation segmentations semantic semantics map "
-    "maps target targets y output outputs instance instances"
+    "maps target targets y output outputs instance instances labeledapproved"
 )
 # said at the end of a file's name only: elsewhere these letters are parts of names
-MASK_ENDS: Final = _listed("m l color colour ids")
+MASK_ENDS: Final = _listed("m l color colour id ids")
 SPLITS: Final = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -77,7 +77,8 @@ class Entry:
     folders: tuple[str, ...]
     role: Role  # by the folders
     places: tuple[str, ...]  # what is left of the folders without the words of roles
-    said: tuple[str, ...]  # these words
+    outer: tuple[str, ...]  # the folders that say no role, without the last where none does
+    said: tuple[str, ...]  # the words of roles
 
     @property
     def stem(self) -> str:
@@ -187,7 +188,9 @@ def _entry(root: Path, path: Path) -> Entry:
     roles: list[Role] = []
     places: list[str] = []
     said: list[str] = []
+    outer: list[str] = []
     for folder in folders:
+        before = len(roles)
         words = _words(folder)
         single = len(words) == 1
         left: list[str] = []
@@ -202,7 +205,11 @@ def _entry(root: Path, path: Path) -> Entry:
                 left += word.rest or (text,)
         if left:
             places.append(" ".join(SPLITS.get(part, part) for part in left))
-    return Entry(path, folders, _decide(roles), tuple(places), tuple(said))
+        if len(roles) == before:
+            outer.append(folder.casefold())
+    if not roles:
+        outer = outer[:-1]
+    return Entry(path, folders, _decide(roles), tuple(places), tuple(outer), tuple(said))
 
 
 def _decide(roles: Iterable[Role]) -> Role:
@@ -251,29 +258,33 @@ def _core(stem: str) -> tuple[str, str, str, Role]:
 
 # --- keys -----------------------------------------------------------------------------------------
 Key = tuple[str, ...]
-Keys = Callable[[Sequence[Entry], Role], dict[Path, Key]]
+Keys = Callable[[Sequence[Entry], Role, frozenset[str]], dict[Path, Key]]
 
 
-def _exact_place(entries: Sequence[Entry], _: Role) -> dict[Path, Key]:
+def _outer(entry: Entry, kept: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in entry.outer if name in kept)
+
+
+def _exact_place(entries: Sequence[Entry], _: Role, __: frozenset[str]) -> dict[Path, Key]:
     return {e.path: (*e.places, e.stem) for e in entries}
 
 
-def _exact(entries: Sequence[Entry], _: Role) -> dict[Path, Key]:
-    return {e.path: (e.stem,) for e in entries}
+def _exact(entries: Sequence[Entry], _: Role, kept: frozenset[str]) -> dict[Path, Key]:
+    return {e.path: (*_outer(e, kept), e.stem) for e in entries}
 
 
-def _core_place(entries: Sequence[Entry], _: Role) -> dict[Path, Key]:
+def _core_place(entries: Sequence[Entry], _: Role, __: frozenset[str]) -> dict[Path, Key]:
     return {e.path: (*e.places, _core(e.stem)[0].casefold()) for e in entries}
 
 
-def _core_only(entries: Sequence[Entry], _: Role) -> dict[Path, Key]:
-    return {e.path: (_core(e.stem)[0].casefold(),) for e in entries}
+def _core_only(entries: Sequence[Entry], _: Role, kept: frozenset[str]) -> dict[Path, Key]:
+    return {e.path: (*_outer(e, kept), _core(e.stem)[0].casefold()) for e in entries}
 
 
-def _channel(entries: Sequence[Entry], role: Role) -> dict[Path, Key]:
+def _channel(entries: Sequence[Entry], role: Role, kept: frozenset[str]) -> dict[Path, Key]:
     """nnU-Net: `a_0000.png` is the first channel of the image `a`."""
     if role == "mask":
-        return _exact_place(entries, role)
+        return _exact_place(entries, role, kept)
     return {
         e.path: (*e.places, _CHANNEL.sub("", e.stem)) for e in entries if _CHANNEL.search(e.stem)
     }
@@ -286,16 +297,38 @@ def _common(names: Sequence[Sequence[str]]) -> list[str]:
     return list(low[:same])
 
 
-def _middle(entries: Sequence[Entry], role: Role) -> dict[Path, Key]:
+def _parts_of(stem: str) -> list[str]:
+    return [stem[word.start : word.end].casefold() for word in _words(stem)]
+
+
+def _ends(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
+    """The parts that all stems begin with and end with, the latter from behind."""
+    names = [_parts_of(entry.stem) for entry in entries]
+    if len(names) < 2 or not all(names):
+        return [], []
+    return _common(names), _common([name[::-1] for name in names])
+
+
+def _middle(entries: Sequence[Entry], _: Role, kept: frozenset[str]) -> dict[Path, Key]:
     """What differs between the stems of one side, where each side has a name of its own."""
-    cores = [
-        (e.path, [e.stem[w.start : w.end].casefold() for w in _words(e.stem)]) for e in entries
-    ]
-    if len(cores) < 2 or not all(words for _, words in cores):
-        return {}
-    front = _common([words for _, words in cores])
-    back = _common([words[::-1] for _, words in cores])
-    return {path: ("_".join(words[len(front) : len(words) - len(back)]),) for path, words in cores}
+    front, back = _ends(entries)
+    return {
+        e.path: (*_outer(e, kept), "_".join(_parts_of(e.stem)[len(front) :][: -len(back) or None]))
+        for e in entries
+    }
+
+
+def _named_sides(images: Sequence[Entry], masks: Sequence[Entry]) -> bool:
+    """What sets the stems of both sides apart are words for images or masks, or their folders'
+    names: austin_1 and chicago_1 are no pair.
+    """
+    ends = [{*front, *back} for front, back in (_ends(images), _ends(masks))]
+    for side, own, other in ((images, ends[0], ends[1]), (masks, ends[1], ends[0])):
+        folders = {part for folder in side[0].folders for part in _parts_of(folder)}
+        known = folders | MASK_ENDS
+        if any(not _said(part)[0] and part not in known for part in own - other):
+            return False
+    return True
 
 
 WAYS: Final[tuple[tuple[Keys, str], ...]] = (
@@ -316,7 +349,6 @@ class _Match:
     masks: Sequence[Entry]
     table: dict[Path, list[Path]]
     how: str
-    rank: int
 
     @property
     def matched(self) -> int:
@@ -332,18 +364,28 @@ class _Match:
         )
 
 
-def _match(images: Sequence[Entry], masks: Sequence[Entry]) -> _Match:
-    """The first way in which every image has one mask; else the one that pairs most."""
+def _match(images: Sequence[Entry], masks: Sequence[Entry], *, chosen: bool = False) -> _Match:
+    """The first way in which every image has one mask; else the one that pairs most. Where the
+    user has `chosen` both sides, folders may differ, and names by any word.
+    """
     best: _Match | None = None
-    for rank, (keys, how) in enumerate(WAYS):
-        of_images, of_masks = keys(images, "image"), keys(masks, "mask")
+    of_each = [{name for e in side for name in e.outer} for side in (images, masks)]
+    kept = frozenset(of_each[0] & of_each[1])
+    # east/images/1 and west/masks/1 are no pair; one side may lie deeper than the other
+    apart = bool(of_each[0] - kept) and bool(of_each[1] - kept)
+    for keys, how in WAYS:
+        if not chosen and apart and keys in (_exact, _core_only, _middle):
+            continue
+        if not chosen and keys is _middle and not _named_sides(images, masks):
+            continue
+        of_images, of_masks = keys(images, "image", kept), keys(masks, "mask", kept)
         by_key: dict[Key, list[Path]] = defaultdict(list)
         for path, key in of_masks.items():
             by_key[key].append(path)
         table = {
             e.path: by_key.get(of_images[e.path], []) if e.path in of_images else [] for e in images
         }
-        made = _Match(images, masks, table, how, rank)
+        made = _Match(images, masks, table, how)
         if made.complete:
             return made
         if best is None or made.matched > best.matched:
@@ -388,8 +430,6 @@ def _by_content(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]] | N
     if len(groups) != 2:
         return None
     one, two = groups.values()
-    if not {e.stem for e in one} & {e.stem for e in two}:
-        return None
     flat = [_looks_like_masks(group) for group in (one, two)]
     if flat[0] == flat[1]:
         return None
@@ -464,7 +504,7 @@ def _by_globs(root: Path, images: str | None, masks: str | None) -> Matching:
             "globs that have no file in common",
             "write the folder or the ending of the names into the globs",
         )
-    made, left = _without_unlabelled(_match(*sides), splits=False)
+    made, left = _without_unlabelled(_match(*sides, chosen=True), splits=False)
     among = ["/".join((*e.folders, e.path.name)) for side in sides for e in side]
     if any(len(found) > 1 and not _doubles(found) for found in made.table.values()):
         raise _several(root, made, among)
@@ -631,7 +671,7 @@ def _several(root: Path, made: _Match, among: Sequence[str]) -> DataError:
     for images in sides[0].values():
         for masks in sides[1].values():
             match = _match(images, masks)
-            if match.complete or match.matched == len(images):
+            if match.complete:
                 choices.append(_globs_of(images, masks, among))
     many = max(made.table.items(), key=lambda item: len(item[1]))
     if len(many[1]) > 1:
@@ -651,7 +691,8 @@ def _variants(entries: Sequence[Entry]) -> dict[tuple[str, ...], list[Entry]]:
     """Entries by the folder that says their role and the words around their stems."""
     found: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
-        folder = next((f for f in entry.folders if any(w.role for w in _words(f))), "")
+        first = entry.folders[0] if entry.folders else ""
+        folder = next((f for f in entry.folders if any(w.role for w in _words(f))), first)
         _, before, behind, _ = _core(entry.stem)
         found[folder, before, behind].append(entry)
     return found
