@@ -330,6 +330,35 @@ def test_overviews_and_masks_inside_are_no_pages(tmp_path: Path) -> None:
     assert read_image(path)["valid"].all()
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_palette_pictures_are_their_colours(tmp_path: Path, suffix: str) -> None:
+    table = {0: (9, 8, 7), 1: (255, 0, 0), 2: (0, 51, 0)}
+    index = (np.arange(H * W).reshape(H, W) % 3).astype(np.uint8)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".png":
+        picture = Image.fromarray(index)
+        picture.putpalette([part for colour in table.values() for part in colour])
+        picture.save(path)
+    else:
+        save_tiff(path, index, photometric="palette", nodata=1, **GRID)
+        with rasterio.open(path, "r+") as raster:
+            raster.write_colormap(1, table)
+    sample = read_image(path, reading=Reading(wanted=3))
+    colour = np.array(list(table.values()), np.uint8)[index]
+    valid = sample["valid"].numpy()
+    assert np.array_equal(valid, index != 1 if suffix == ".tif" else index < 3)
+    assert torch.equal(sample["image"], scaled(np.moveaxis(colour * valid[..., None], 2, 0)))
+    assert read_mask(path, classes=3)[0].max() == 2
+
+
+def test_a_tiff_in_which_0_is_white_is_refused(tmp_path: Path) -> None:
+    """A mask would be read with its classes exchanged."""
+    path = save_tiff(tmp_path / "a.tif", half().astype(np.uint8) * 255, photometric="MINISWHITE")
+    for read in (read_image, read_mask):
+        with pytest.raises(DataError, match="0 is white"):
+            read(path)
+
+
 # --- sizes ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("size", "word"),

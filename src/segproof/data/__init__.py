@@ -1,10 +1,19 @@
 """Tiles and masks: one sample dict (TorchGeo's), readers that refuse what they cannot vouch for."""
 
 from segproof.data.given import as_sample, as_samples, expand_pictures
-from segproof.data.layouts import Matching, find_pairs
+from segproof.data.layouts import LAYOUTS, SUFFIXES, Matching, find_pairs
 from segproof.data.masks import IGNORE, MaskFile, MaskValues, meanings, open_mask, read_mask
-from segproof.data.rasters import Raster, Reading, Sample, input_reading, read_image, read_raster
+from segproof.data.rasters import (
+    MAX_BYTES,
+    Raster,
+    Reading,
+    Sample,
+    input_reading,
+    read_image,
+    read_raster,
+)
 from segproof.data.tiles import (
+    SHIFT,
     FolderDataset,
     SampleSource,
     Surveyed,
@@ -15,6 +24,10 @@ from segproof.data.tiles import (
 
 __all__ = [
     "IGNORE",
+    "LAYOUTS",
+    "MAX_BYTES",
+    "SHIFT",
+    "SUFFIXES",
     "FolderDataset",
     "MaskFile",
     "MaskValues",

@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, TypedDict
 
@@ -326,7 +326,29 @@ def read_raster(path: Path, *, palette: bool = False) -> Raster:
     raster = _read_tiff(path) if kind == "TIFF" else _read_pillow(path, kind, keep=palette)
     if raster.values.dtype == bool or raster.values.dtype.kind not in "uif":
         raise _strange_type(path, raster.values.dtype)
+    if kind == "TIFF" and raster.palette is not None and not palette:
+        return _in_colours(raster)
     return raster
+
+
+def _in_colours(raster: Raster) -> Raster:
+    """A TIFF whose one band is an index into colours, as red, green and blue."""
+    assert raster.palette is not None  # noqa: S101 - asked by the caller
+    index = raster.values[0]
+    if index.max(initial=0) >= len(raster.palette):
+        raise DataError(
+            f"index {index.max()} in {raster.path}", f"colours 0 to {len(raster.palette) - 1}",
+            "export it again",
+        )  # fmt: skip
+    mask = ~is_nodata(index, raster.nodata[0])
+    return replace(
+        raster,
+        values=np.moveaxis(raster.palette[index], 2, 0),
+        mask=mask if raster.mask is None else mask & raster.mask,
+        names=("red", "green", "blue"),
+        nodata=(None,) * 3,
+        scaling=((1.0, 0.0),) * 3,
+    )
 
 
 def _strange_type(path: Path, dtype: object) -> DataError:
@@ -439,8 +461,19 @@ def _of_pillow(path: Path, picture: Image.Image, kind: str, *, keep: bool) -> Ra
 
 
 def raster_of_pillow(picture: Image.Image, name: str) -> Raster:
-    """The bands of a Pillow picture in memory; an orientation tag is applied."""
-    return _of_pillow(Path(name), picture, "picture", keep=False)
+    """The bands of a Pillow picture in memory; an orientation tag is applied.
+
+    Raises:
+        DataError: its file is damaged.
+    """
+    try:
+        return _of_pillow(Path(name), picture, "picture", keep=False)
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"a damaged picture ({error})", "one that Pillow can load", "open it again"
+        ) from error
 
 
 def _turned(path: Path, bands: npt.NDArray[Any], orientation: object) -> npt.NDArray[Any]:
@@ -531,6 +564,11 @@ def _check_header(path: Path, raster: Any) -> None:
         raise DataError(
             f"{path} with blocks of {wide} x {high} pixels", "at most 1 GiB in memory",
             "save it with smaller blocks",
+        )  # fmt: skip
+    if raster.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE"):
+        raise DataError(
+            f"a TIFF in which 0 is white: {path}", "values that grow with the brightness",
+            "save it with photometric interpretation MINISBLACK",
         )  # fmt: skip
     if pages := len(raster.subdatasets):
         raise DataError(
