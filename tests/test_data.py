@@ -270,7 +270,6 @@ def test_sixteen_bit_colour_in_a_png_is_refused(tmp_path: Path, colour: int, ban
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_transparent_pixels_do_not_count(tmp_path: Path, name: str) -> None:
     alpha = np.where(half(), 0, 255).astype(np.uint8)
-    alpha[0, 0] = 3  # nearly transparent still shows something
     how = {"photometric": "RGB", "alpha": "yes"} if name.endswith("tif") else {}
     path = save(tmp_path / name, np.concatenate([colours(), alpha[None]]), **how)
     sample = read_image(path)
@@ -423,7 +422,7 @@ def test_texts_named_tif_open_no_other_file_and_no_address(tmp_path: Path, serve
             refused(tmp_path / name, mask=True)
             # and behind the first check, the driver is named
             with pytest.raises(DataError, match="a TIFF that cannot be read"):
-                data._read_tiff(tmp_path / name)
+                data.rasters._read_tiff(tmp_path / name)
     assert server.asked == []
 
 
@@ -698,9 +697,15 @@ def test_nodata_of_a_mask_that_is_a_class_counts(tmp_path: Path) -> None:
     assert not bool(counts[0, 0])
 
 
-def test_nodata_in_one_band_is_no_pixel(tmp_path: Path) -> None:
+def test_nodata_in_one_band_is_a_pixel_and_in_all_bands_none(tmp_path: Path) -> None:
+    """As GDAL's dataset mask: red (200, 0, 0) is a colour where 0 is nodata."""
     bands = np.ones((3, 4, 5), dtype=np.float32)
     bands[1, 2, 3] = -9999
-    sample = read_image(save_tiff(tmp_path / "a.tif", bands, nodata=-9999))
-    assert int((~sample["valid"]).sum()) == 1
-    assert float(sample["image"].min()) == 0
+    bands[:, 0, 0] = -9999
+    path = save_tiff(tmp_path / "a.tif", bands, nodata=-9999, crs="EPSG:32633",
+                     transform=rasterio.Affine(1.0, 0.0, 5.0, 0.0, -1.0, 5.0))  # fmt: skip
+    sample = read_image(path)
+    assert (~sample["valid"]).nonzero().tolist() == [[0, 0]]
+    assert sample["image"][:, 2, 3].tolist() == [1, -9999, 1]
+    with rasterio.open(path) as raster:
+        assert np.array_equal(sample["valid"].numpy(), raster.dataset_mask() > 0)

@@ -23,8 +23,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
 @pytest.fixture
@@ -84,6 +84,12 @@ def test_commands_run(folder: Path) -> None:
     assert (folder / "run" / "report.html").is_file()
     assert (folder / "explained" / "TILE.png").is_file()
     assert (folder / "roofs" / "TILE-object1.png").is_file()
+
+
+def test_the_page_on_data_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [code] = blocks("python", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"))
+    exec(compile(code, "data.md", "exec"), {})  # noqa: S102 - our own page
+    assert capsys.readouterr().out.startswith("1 Images are image")
 
 
 def test_objects_one_by_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

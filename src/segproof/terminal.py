@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from segproof import tables
-from segproof.audit import Status
+from segproof.audit import DataReport, Status
 from segproof.benchmark import Evidence
 from segproof.compare import Compared
 from segproof.errors import printable
@@ -26,6 +26,7 @@ __all__ = [
     "escape",
     "graceful_stop",
     "print_cards",
+    "print_check",
     "print_comparison",
     "print_evidence",
     "print_fills",
@@ -70,6 +71,43 @@ def print_status(out: Console, found: Status) -> None:
     out.print(f"tiles: {found.ok} ok, {found.skipped} skipped, {found.failed} failed")
     for reason, count in found.reasons.items():
         out.print(f"  {count} x {escape(reason)}", soft_wrap=True, highlight=False)
+
+
+def print_check(out: Console, found: DataReport) -> None:
+    """Print what a folder of tiles holds: pairs, mask values, pictures, and what is wrong."""
+    out.print(escape(found.rule), soft_wrap=True, highlight=False)
+    for image, mask in found.examples:
+        pair = f"  {escape(image)}  [dim]with[/]  {escape(mask)}"
+        out.print(pair, soft_wrap=True, highlight=False)
+    for count, what in (
+        (found.unused_images, "images that have no mask by the layout of the data set"),
+        (found.unused_masks, "masks without an image"),
+    ):
+        if count:
+            out.print(f"  left out: {count} {what}", style="dim")
+    kinds = ", ".join(f"{count} of {kind}" for kind, count in found.pictures[:MOST])
+    kinds += ", ..." if len(found.pictures) > MOST else ""
+    if found.low is not None and found.high is not None:
+        kinds += f"; stored values from {found.low:g} to {found.high:g}"
+    out.print(f"pictures: {escape(kinds) or 'none could be read'}", soft_wrap=True, highlight=False)
+    table = Table(title="What the mask values mean", title_justify="left", box=None)
+    table.add_column("value", justify="right")
+    table.add_column("read as")
+    table.add_column("share of pixels", justify="right", no_wrap=True)
+    for line in found.values:
+        style = "red" if line.meaning == "refused" else "" if line.pixels else "yellow"
+        cells = escape(line.value) or "-", escape(line.meaning), f"{100 * line.share:.2f} %"
+        table.add_row(*cells, style=style)
+    out.print(table)
+    if found.more_values:
+        out.print("and further values", style="dim")
+    for problem in found.problems:
+        names = ", ".join(problem.names) + (", ..." if problem.count > len(problem.names) else "")
+        out.print(f"[bold]{problem.count} x[/] {escape(names)}", soft_wrap=True, highlight=False)
+        said = f"  found {problem.found}; expected {problem.expected}"
+        out.print(escape(said), soft_wrap=True, highlight=False)
+        out.print(f"  {escape(problem.fix)}", soft_wrap=True, highlight=False)
+    out.print(f"{found.good} good, {found.bad} bad")
 
 
 def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
