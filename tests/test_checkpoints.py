@@ -593,3 +593,69 @@ def test_what_does_not_say_it_is_refused_with_what_could_fit(tmp_path: Path) -> 
     refused(tmp_path, "two kinds of network")
     (tmp_path / "config.json").write_text("{}")
     refused(tmp_path, "no network")
+
+
+# --- networks that are there already --------------------------------------------------------------
+class States(nn.Module):
+    """A network that says something about its classes."""
+
+    def __init__(self, channels: int = 2, **said: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 1)
+        for name, value in said.items():
+            setattr(self, name, value)
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.conv(images)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("make", "classes"),
+    [
+        (lambda: unet(1), ("background", "object")),
+        (lambda: unet(3), ("class_0", "class_1", "class_2")),
+        (lambda: tv("fcn_resnet50"), ("class_0", "class_1", "class_2")),
+        (lambda: tv("lraspp_mobilenet_v3_large"), ("class_0", "class_1", "class_2")),
+        (lambda: States(num_classes=2), ("class_0", "class_1")),
+        (lambda: States(n_classes=2), ("class_0", "class_1")),
+        (lambda: States(1, out_channels=1), ("background", "object")),
+        (lambda: States(classes=["ground", "roof"], num_classes=2), ("ground", "roof")),
+        (lambda: States(hparams={"num_classes": 2, "lr": 0.1}), ("class_0", "class_1")),
+        (lambda: nn.DataParallel(States(num_classes=2)), ("class_0", "class_1")),
+        (lambda: torch.compile(States(num_classes=2)), ("class_0", "class_1")),
+    ],
+)
+def test_a_network_says_its_classes(make: Callable[[], Any], classes: tuple[str, ...]) -> None:
+    net = make()
+    model = as_model(net)
+    assert model.classes == classes
+    assert model.net is net
+    assert not net.training
+    assert as_model(model) is model
+
+
+@pytest.mark.parametrize(
+    ("thing", "how", "word"),
+    [
+        (States(), {}, "States that does not say its classes"),
+        (States(num_classes=2, out_channels=3), {}, "num_classes 2, out_channels 3"),
+        (as_model(States(num_classes=2)), {"mean": [0.5] * 3}, "a SegmentationModel and mean"),
+        (5, {}, "a int as a network"),
+        ("unet", {}, "model scheme 'unet'"),
+    ],
+)
+def test_what_is_no_network_or_says_too_little(thing: Any, how: Any, word: str) -> None:
+    with pytest.raises((ModelError, UnknownNameError), match=word):
+        as_model(thing, **how)
+
+
+def test_settings_of_a_network_go_to_the_contract() -> None:
+    net = States(num_classes=2)
+    model = as_model(net, mean=[0.5] * 3, std=[0.25] * 3, output=lambda result: result.flip(1))
+    images = torch.rand(1, 3, 4, 4)
+    with torch.inference_mode():
+        assert torch.equal(model(images), net((images - 0.5) / 0.25).flip(1))
+    assert as_model(net, activation="sigmoid", classes=["a", "b"]).activation == "sigmoid"
+    with pytest.raises(TypeError, match="takes no colour"):
+        as_model(net, colour="red")

@@ -83,6 +83,12 @@ def load_model(
         net, settings = load_torchvision(rest, classes, weights)
     elif scheme == "hf":
         net, settings = load_hugging_face(Path(rest))
+        if type(net).__name__.startswith("OneFormer") and how.get("extra") is None:
+            raise ModelError(
+                f"OneFormer in {rest}, which reads a task beside the picture",
+                'its token ids: extra={"task_inputs": ids of "the task is semantic" [1, 77]}',
+                "tokenize the task with the processor of the folder, and pass extra=",
+            )
     elif scheme == "lightning":
         net, settings = load_lightning(Path(rest), weights)
     else:

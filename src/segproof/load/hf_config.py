@@ -43,7 +43,6 @@ def plain_config(written: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """
     counter = [0]
     config: dict[str, Any] = _clean(written, path, "", counter)
-    _named_backbone(config, path)
     return config
 
 
@@ -65,6 +64,7 @@ def _clean(written: Mapping[str, Any], path: Path, place: str, counter: list[int
             config[key] = _labels(value, path, here)
         else:
             config[key] = _value(value, path, here, counter)
+    _named_backbone(config, path, f"{place}." if place else "")
     return config
 
 
@@ -92,7 +92,7 @@ def _value(value: Any, path: Path, here: str, counter: list[int]) -> Any:
     most = MAX_NUMBER
     if re.search(r"layer(?!_?norm)|depth|block|stages|num_heads", name):
         most = MAX_LAYERS
-    elif re.search(r"image_size|sizes?$|num_channels|num_labels", name):
+    elif re.search(r"(image|patch|crop|window)_size|num_channels|num_labels", name):
         most = MAX_SIDE
     if not isinstance(value, int | float) or not abs(value) <= most:
         raise ModelError(
@@ -118,26 +118,24 @@ def _labels(value: Any, path: Path, here: str) -> Any:
     return value
 
 
-def _named_backbone(config: dict[str, Any], path: Path) -> None:
+def _named_backbone(config: dict[str, Any], path: Path, here: str) -> None:
     """Write the backbone that a config names as a config of its own: transformers asks a hub."""
-    backbone = config.pop("backbone", None) if "backbone_config" in config else None
     named = config.get("backbone")
     if named is None or config.get("model_type") in ("timm_backbone", "timm_wrapper"):
-        if config.get("model_type") in ("timm_backbone", "timm_wrapper") and backbone is not None:
-            config["backbone"] = backbone
         return
-    import timm
+    if config.get("backbone_config") is None:
+        import timm
 
-    if not isinstance(named, str) or not timm.is_model(named):
-        raise ModelError(
-            f"backbone {named!r} in {path}, of which transformers would ask a hub",
-            "backbone_config, the settings of the backbone itself",
-            "save the network again with a present transformers, which writes them",
-        )
-    options = config.pop("backbone_kwargs", None) or {}
-    for key in ("backbone", "use_timm_backbone"):
+        if not isinstance(named, str) or not timm.is_model(named):
+            raise ModelError(
+                f"{here}backbone {named!r} in {path}, of which transformers would ask a hub",
+                "backbone_config, the settings of the backbone itself",
+                "save the network again with a present transformers, which writes them",
+            )
+        options = config.pop("backbone_kwargs", None) or {}
+        config["backbone_config"] = {**options, "model_type": "timm_backbone", "backbone": named}
+    for key in ("backbone", "backbone_kwargs", "use_timm_backbone"):
         config.pop(key, None)
-    config["backbone_config"] = {**options, "model_type": "timm_backbone", "backbone": named}
 
 
 def preprocessing(folder: Path, model_type: str) -> dict[str, Any]:
@@ -218,8 +216,8 @@ def _defaults(name: str, model_type: str) -> dict[str, Any]:
             kinds = kinds.get(model_type) or ()
         except (ImportError, KeyError):
             kinds = ()
-        kinds = list(kinds.values()) if isinstance(kinds, Mapping) else kinds
-        name = next((str(kind) for kind in kinds if kind), "")
+        listed = list(kinds.values()) if isinstance(kinds, Mapping) else list(kinds)
+        name = next((str(kind).removesuffix("Pil") for kind in listed if kind), "")
     kind = getattr(transformers, name, None) if name.endswith("ImageProcessor") else None
     keys = ("image_mean", "image_std", "do_normalize", "do_rescale", "do_flip_channel_order")
     if not isinstance(getattr(kind, "image_mean", None), list | tuple):
