@@ -601,6 +601,14 @@ def test_a_missing_or_extra_weight(saved: Path) -> None:
         {"mean": MEAN[:2]},
         {"activation": "tanh"},
         {"activation": 5},
+        {"output": ["out"]},
+        {"inputs": 3},
+        {"reduce_labels": "yes"},
+        {"size": "64"},
+        {"size": [64, 64, 64]},
+        {"size": 0},
+        {"options": []},
+        {"classes": ["a"] * 5000},
     ],
 )
 def test_settings_of_another_kind(saved: Path, changes: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ def load_model(
                 "set classes, activation, mean and std inside the function",
             )
         return net.to(device).eval()
-    values = {**settings, **given}
+    values = {**{key: value for key, value in settings.items() if value is not None}, **given}
     if "classes" not in values:
         raise ModelError(
             f"no class names for {rest}",
@@ -230,6 +230,5 @@ def _contract(
     unknown = given.keys() - known
     if unknown:
         raise TypeError(f"SegmentationModel takes no {', '.join(sorted(unknown))}")
-    passed = {key: values[key] for key in known & values.keys()}
-    # a processor states the size of its pictures, the network's own limit is what counts
+    passed = {key: values[key] for key in known & values.keys() if values[key] is not None}
     return make(net, **{"activation": "softmax", **passed})

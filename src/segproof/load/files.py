@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +24,32 @@ __all__ = [
 
 IMAGENET: Final = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 MAX_CHANNELS: Final = 4096
+MAX_SIDE: Final = 1 << 16  # px
 MAX_JSON: Final = 16 << 20  # bytes; the longest real one, with 150 class names, has 20 kB
 # what a constructor of smp, timm or torchvision raises, and load_state_dict after it
 UNFIT: Final = (
     *(TypeError, KeyError, ValueError, RuntimeError, AttributeError, IndexError, AssertionError),
+)
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_SIDE
+
+
+# further keys of segproof.json: what they may hold, and that in words
+OTHERS: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
+    ("options", lambda value: isinstance(value, Mapping), "a JSON object"),
+    ("output", lambda value: type(value) in (str, int), "the name or number of an output"),
+    ("inputs", lambda value: isinstance(value, str), "a keyword, dict:KEY, or groups of bands"),
+    ("reduce_labels", lambda value: isinstance(value, bool), "true or false"),
+    (
+        "size",
+        lambda value: (
+            _is_side(value)
+            or (isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)))
+        ),
+        "one side, or height and width, px",
+    ),
 )
 
 
@@ -80,8 +102,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
             raise ModelError(
                 f"{len(value)} {key} in {path}", f"at most {MAX_CHANNELS}", "write it again"
             )
-    if not isinstance(settings.get("options", {}), Mapping):
-        raise ModelError(f"options in {path} that are no object", "a JSON object", "write it again")
+    for key, fits, wanted in OTHERS:
+        if key in settings and not fits(settings[key]):
+            shown = repr(settings[key])[:200]
+            raise ModelError(f"{key} {shown} in {path}", wanted, "write it again")
+    if isinstance(settings.get("size"), list):
+        settings["size"] = tuple(settings["size"])
     return settings
 
 
