@@ -6,14 +6,14 @@ import contextlib
 import importlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from families import CLASSES, FAMILIES, HF_CLASSES, of_hf
 from segproof.errors import ModelError, UnknownNameError
@@ -143,11 +143,24 @@ def test_the_network_sees_what_the_processor_makes(
     processor = getattr(importlib.import_module("transformers"), kind)(**whole, **units)
     processor.save_pretrained(tmp_path)
     pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    seen = processor(pixels, return_tensors="pt", do_resize=False)["pixel_values"]
-    expected = SegmentationModel(net, classes=CLASSES)(seen)
+    seen = processor(pixels, return_tensors="pt", do_resize=False)["pixel_values"].float()
+    model = load_model(tmp_path)
     with torch.inference_mode():
-        found = load_model(tmp_path)((pixels / 255)[None])
-    assert (found - expected).abs().max() < 1e-3 * (1 + expected.abs().max())
+        expected = first_answer(net, lambda: net(seen))
+        turned = first_answer(net, lambda: net(seen.flip(1)))
+        found = first_answer(model.net, lambda: model((pixels / 255)[None]))
+    largest = expected.abs().max()
+    assert (turned - expected).abs().max() > 1e-2 * largest  # the order of the bands matters
+    assert (found - expected).abs().max() < 1e-5 * largest
+
+
+def first_answer(net: nn.Module, run: Callable[[], Any]) -> Tensor:
+    """What the first convolution makes of the picture, which later layers may hardly show."""
+    answers: list[Tensor] = []
+    first = next(part for part in net.modules() if isinstance(part, nn.Conv2d))
+    with first.register_forward_hook(lambda _m, _i, answer: answers.append(answer)):
+        run()
+    return answers[0]
 
 
 def test_units_by_hand(tmp_path: Path) -> None:

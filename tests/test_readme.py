@@ -117,9 +117,9 @@ def test_how_tos_run(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         torch.save({"model": net.state_dict()}, "LRASPP.pth")
     if "SEGFORMER" in code:
         pytest.importorskip("transformers", reason="the extra hf is not installed")
-        net = of_hf("Segformer")
-        net.config.id2label = {0: "ground", 1: "building", 2: "road"}
-        net.save_pretrained("SEGFORMER")
+        segformer: Any = of_hf("Segformer")
+        segformer.config.id2label = {0: "ground", 1: "building", 2: "road"}
+        segformer.save_pretrained("SEGFORMER")
     if "TASK.ckpt" in code:
         state = {f"model.{name}": value for name, value in unet.float().state_dict().items()}
         task = {"model": "unet", "backbone": "resnet18", "num_classes": 2, "task": "multiclass"}
