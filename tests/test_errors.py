@@ -16,6 +16,8 @@ from segproof.errors import (
     StudyError,
     TooManyFailedError,
     UnknownNameError,
+    canonical,
+    nearest,
     printable,
 )
 
@@ -45,7 +47,7 @@ def test_the_tree_is_also_pythons_own() -> None:
     assert issubclass(UnknownNameError, LookupError)
     assert not issubclass(UnknownNameError, KeyError)  # whose str() is a repr
     names = [kind.__name__ for kind in [SegproofError, *TREE]]
-    assert sorted(errors.__all__) == sorted([*names, "printable"])
+    assert sorted(errors.__all__) == sorted([*names, "canonical", "nearest", "printable"])
 
 
 def test_names_of_files_cannot_command_a_terminal() -> None:
@@ -72,9 +74,68 @@ def test_unknown_names_without_a_near_one() -> None:
 
 
 def test_long_lists_are_cut_but_searched_whole() -> None:
-    error = UnknownNameError.of("layer", "blok.49", (f"block.{n}" for n in range(50)))
-    assert error.expected.endswith("block.39, ...")
-    assert "block.49" in error.fix
+    """The nearest five, the number of the others, and where they are listed."""
+    names = [f"block.{n}" for n in range(50)]
+    error = UnknownNameError.of("layer", "blok.49", names)
+    assert error.expected == (
+        "one of block.49, block.4, block.9, block.14, block.19, or of 45 more that"
+        " segproof layers --model SPEC lists"
+    )
+    assert error.fix.startswith("did you mean block.49 or block.4")
+    for kind, tail in (("band", "45 more"), ("measure", "45 more that segproof measures lists")):
+        assert UnknownNameError.of(kind, "zzz", names).expected == (
+            f"one of block.0, block.1, block.2, block.3, block.4, or of {tail}"
+        )
+    named = UnknownNameError.of("band", "zzz", names, listed_by="gdalinfo FILE")
+    assert named.expected.endswith("45 more that gdalinfo FILE lists")
+
+
+METHODS = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "hires_cam")
+KNOWN = (*METHODS, "Unet", "UnetPlusPlus", "DeepLabV3", "DeepLabV3Plus", "x_0_4", "light roof")
+
+
+@pytest.mark.parametrize(
+    ("spelled", "name"),
+    [
+        ("grad_cam", "grad_cam"),
+        ("gradcam", "grad_cam"),
+        ("Grad-CAM", "grad_cam"),
+        ("GRAD CAM", "grad_cam"),
+        ("GradCAM++", "grad_cam_pp"),
+        ("Grad-CAM++", "grad_cam_pp"),
+        ("grad-cam-plus-plus", "grad_cam_pp"),
+        ("gradcampp", "grad_cam_pp"),
+        ("XGradCAM", "xgrad_cam"),
+        ("unet", "Unet"),
+        ("Unet++", "UnetPlusPlus"),
+        ("deeplabv3+", "DeepLabV3Plus"),
+        ("DeepLab_v3", "DeepLabV3"),
+        ("Light-Roof", "light roof"),
+        ("X_0_4", "x_0_4"),
+        ("x_04", None),
+        ("x04", None),
+        ("grad", None),
+        ("", None),
+        ("+", None),
+    ],
+)
+def test_names_are_forgiven_their_spelling(spelled: str, name: str | None) -> None:
+    assert canonical(spelled, KNOWN) == name
+
+
+def test_a_spelling_of_two_names_is_neither() -> None:
+    assert canonical("roof 1", ("roof-1", "roof_1")) is None
+    assert canonical("ROOF", ("roof", "Roof")) is None
+    assert canonical("Roof", ("roof", "Roof")) == "Roof"
+    assert canonical("decoder:-1", ("decoder:1", "decoder:2")) is None  # another block
+    assert canonical("Decoder:-1", ("decoder:1", "decoder:-1")) == "decoder:-1"
+    assert canonical("a", ("a", "a")) == "a"
+
+
+def test_the_nearest_names_are_the_likest_first() -> None:
+    assert nearest("gradcam-pq", METHODS)[:2] == ["grad_cam_pp", "grad_cam"]
+    assert nearest("zzz", METHODS) == []
+    assert len(nearest("block", [f"block.{n}" for n in range(50)])) == 5
 
 
 def test_names_that_are_no_strings() -> None:

@@ -356,7 +356,7 @@ def test_files_that_are_no_checkpoint(
     other.write_text("x" * 100)
     refused(other, "no zip file")
     torch.save({"state_dict": {}}, other, _use_new_zipfile_serialization=False)
-    refused(other, "no zip file")
+    refused(other, "save_hyperparameters")  # files of before torch 1.6 are read as well
     with zipfile.ZipFile(other, "w") as opened:
         opened.writestr("a.txt", "a")
     refused(other, "other.ckpt")
@@ -376,7 +376,7 @@ def test_files_that_are_no_checkpoint(
     refused(other, r"model\. or net\.")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, other)
     refused(other, "none")
-    monkeypatch.setattr("segproof.load.MAX_CHECKPOINT", 1 << 20)
+    monkeypatch.setattr("segproof.load.checkpoints.MAX_CHECKPOINT", 1 << 20)
     refused(roofs, "GiB unpacked")
 
 
@@ -384,7 +384,7 @@ def test_a_bomb_is_refused_by_its_declared_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A zip of few bytes that unpacks to many: the limit holds for what it unpacks to."""
-    monkeypatch.setattr("segproof.load.MAX_CHECKPOINT", 1 << 20)
+    monkeypatch.setattr("segproof.load.checkpoints.MAX_CHECKPOINT", 1 << 20)
     path = tmp_path / "bomb.ckpt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("archive/data/0", bytes(1 << 22))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,8 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from segproof import Study, cli
+from families import MmSegmentor, MonaiUnet, NnUnet, TerraTorch, of_hf
+from segproof import SegmentationModel, Study, cli
 from segproof.load import demo_model_spec, load_model
 from segproof.scenes import write_scenes
 
@@ -68,6 +72,64 @@ def test_networks_of_other_kinds_run(folder: Path, place: int) -> None:
         torch.save({"state_dict": state, "hyper_parameters": task}, "TASK.ckpt")
     found: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), found)  # noqa: S102 - our own page
+    assert found["made"].heatmap().shape == (96, 96)
+    assert found["made"].status in ("ok", "all_zero", "no_target")
+
+
+NETWORKS = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+HOW_TOS = re.findall(r"## (.+?)\n(?:(?!\n## ).)*?```python\n(.*?)```", NETWORKS, flags=re.DOTALL)
+# the modules that these how-tos import and that are not installed here, with what they build
+ABSENT: dict[str, dict[str, Any]] = {
+    "mmseg.apis": {"init_model": lambda *_, **__: MmSegmentor("predict")},
+    "terratorch.tasks": {
+        "SemanticSegmentationTask": SimpleNamespace(
+            load_from_checkpoint=lambda _: SimpleNamespace(model=TerraTorch())
+        )
+    },
+    "nnunetv2.utilities.get_network_from_plans": {"get_network_from_plans": lambda *_: NnUnet()},
+    "monai.networks.nets": {"UNet": lambda channels, **_: MonaiUnet(channels)},
+}
+
+
+def test_every_network_has_its_how_to() -> None:
+    assert len(HOW_TOS) == NETWORKS.count("```python") == 13
+
+
+@pytest.mark.parametrize("title", [title for title, _ in HOW_TOS])
+def test_how_tos_run(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with files of random weights; packages that are not installed by their stand-ins."""
+    code = dict(HOW_TOS)[title]
+    torch.manual_seed(0)
+    for name, members in ABSENT.items():
+        for length in range(1, name.count(".") + 2):
+            module = ".".join(name.split(".")[:length])
+            monkeypatch.setitem(sys.modules, module, ModuleType(module))
+        vars(sys.modules[name]).update(members)
+    unet = smp.Unet("resnet18", encoder_weights=None, classes=2)
+    if '"SMP"' in code:
+        smp.Unet("resnet18", encoder_weights=None, classes=1).save_pretrained("SMP")
+    torch.save({"state_dict": unet.state_dict()}, "STATE.pth")
+    torch.save({f"model.{k}": v for k, v in unet.half().state_dict().items()}, "HALF.pth")
+    if "LRASPP" in code:
+        net = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+            weights=None, weights_backbone=None, num_classes=2
+        )
+        torch.save({"model": net.state_dict()}, "LRASPP.pth")
+    if "SEGFORMER" in code:
+        pytest.importorskip("transformers", reason="the extra hf is not installed")
+        segformer: Any = of_hf("Segformer")
+        segformer.config.id2label = {0: "ground", 1: "building", 2: "road"}
+        segformer.save_pretrained("SEGFORMER")
+    if "TASK.ckpt" in code:
+        state = {f"model.{name}": value for name, value in unet.float().state_dict().items()}
+        task = {"model": "unet", "backbone": "resnet18", "num_classes": 2, "task": "multiclass"}
+        torch.save({"state_dict": state, "hyper_parameters": task}, "TASK.ckpt")
+    torch.save(MonaiUnet((4, 6, 8, 10)).state_dict(), "MONAI.pth")
+    known = inspect.signature(SegmentationModel).parameters
+    if "extra" not in known and any(word in code for word in ("HALF", "size=", "extra=")):
+        pytest.skip("the contract of this version takes no such network")
+    found: dict[str, Any] = {}
+    exec(compile(code, title, "exec"), found)  # noqa: S102 - our own page
     assert found["made"].heatmap().shape == (96, 96)
     assert found["made"].status in ("ok", "all_zero", "no_target")
 

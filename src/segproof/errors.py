@@ -12,9 +12,10 @@ SegproofError
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable
-from typing import Self
+from typing import Final, Self
 
 __all__ = [
     "DataError",
@@ -24,8 +25,22 @@ __all__ = [
     "StudyError",
     "TooManyFailedError",
     "UnknownNameError",
+    "canonical",
+    "nearest",
     "printable",
 ]
+
+# the commands that list what exists, by the kind of name
+_LISTS: Final = {
+    "layer": "segproof layers --model SPEC",
+    "measure": "segproof measures",
+    "fill": "segproof fills --model SPEC --data TILES",
+    "method": "segproof explain --help",
+    "control": "segproof study --help",
+    "setting": "segproof study --help",
+}
+_SHOWN: Final = 5  # names in a message
+_LIKE: Final = 0.4  # of 1: so much of two names has to be equal
 
 _TURNS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # make a text read as another one
 
@@ -40,6 +55,42 @@ def printable(text: str, *, keep: str = "") -> str:
         else char
         for char in text
     )
+
+
+def canonical(name: str, known: Iterable[object]) -> str | None:
+    """The known name that `name` spells: itself, else the only one that is the same without case,
+    spaces, hyphens and underscores, `+` and "plus" read as "p"; None where none or several are.
+
+    Signs stay (decoder:-1), and so do separators between digits (x_0_4).
+    """
+    names = [str(item) for item in known]
+    if name in names:
+        return name
+    folded = _folded(name)
+    same = list(dict.fromkeys(item for item in names if _folded(item) == folded))
+    return same[0] if len(same) == 1 and folded else None
+
+
+def nearest(name: object, known: Iterable[object]) -> list[str]:
+    """Known names that look like `name`, the likest first, five at most."""
+    names = list(dict.fromkeys(str(item) for item in known))
+    folded: dict[str, list[str]] = {}
+    for item in names:
+        folded.setdefault(_folded(item), []).append(item)
+    asked = difflib.SequenceMatcher(b=_folded(str(name)))
+    likeness = {}
+    for key in folded:
+        asked.set_seq1(key)
+        if asked.quick_ratio() >= _LIKE and asked.ratio() >= _LIKE:
+            likeness[key] = asked.ratio()
+    near = sorted(likeness, key=lambda key: -likeness[key])  # equally like ones as they are listed
+    return [item for key in near for item in folded[key]][:_SHOWN]
+
+
+def _folded(name: str) -> str:
+    text = name.casefold().replace("plus", "p").replace("+", "p")
+    # all separators, but for those between digits and the sign of a number
+    return re.sub(r"(?<!\d)[\s_]+|[\s_]+(?!\d)|-(?!\d)|(?<=[^\W\d])-", "", text)
 
 
 class SegproofError(Exception):
@@ -66,13 +117,26 @@ class UnknownNameError(SegproofError, LookupError):
     """A name that does not exist; the message lists the nearest ones that do."""
 
     @classmethod
-    def of(cls, kind: str, name: object, known: Iterable[object]) -> Self:
-        """Build the error for `name`, naming up to three near matches and all known names."""
-        names = [str(item) for item in known]
-        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
-        listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-        fix = f"did you mean {' or '.join(near)}?" if near else f"choose a known {kind}"
-        return cls(f"{kind} {str(name)!r}", f"one of {listed or '(none)'}", fix)
+    def of(
+        cls, kind: str, name: object, known: Iterable[object], *, listed_by: str | None = None
+    ) -> Self:
+        """Build the error for `name`: all known names where there are five at most, else the
+        nearest five, how many others there are, and the command that lists them (`listed_by`, or
+        that of the kind).
+        """
+        names = list(dict.fromkeys(str(item) for item in known))
+        near = nearest(name, names)
+        ordered = [*near, *(item for item in names if item not in near)]
+        shown = ordered[:_SHOWN] if len(names) > _SHOWN else names
+        command = listed_by or _LISTS.get(kind)
+        others = len(names) - len(shown)
+        expected = f"one of {', '.join(shown) or '(none)'}"
+        if others:
+            expected += f", or of {others} more"
+            expected += f" that {command} lists" if command else ""
+        likely = near[:3]
+        fix = f"did you mean {' or '.join(likely)}?" if likely else f"choose a known {kind}"
+        return cls(f"{kind} {str(name)!r}", expected, fix)
 
 
 class StudyError(SegproofError, ValueError):
