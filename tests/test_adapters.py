@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import os
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from families import CLASSES, FAMILIES, Family, of_hf, of_smp, tv
 from segproof import cli
 from segproof.capture import capture
 from segproof.errors import ModelError, UnknownNameError
@@ -32,156 +31,12 @@ from segproof.target import Target
 from sideeffects import facts
 from toys import toy_images, toy_model
 
-CLASSES = ("ground", "roof", "road")
 HAS_HF = importlib.util.find_spec("transformers") is not None
 needs_hf = pytest.mark.skipif(not HAS_HF, reason="transformers (the extra hf) is not installed")
 
 
 # --- families -------------------------------------------------------------------------------------
-def tv(name: str) -> nn.Module:
-    net: nn.Module = getattr(torchvision.models.segmentation, name)(
-        weights=None, weights_backbone=None, num_classes=3
-    )
-    return net
-
-
-def of_smp(decoder: str, encoder: str = "resnet18", **options: Any) -> nn.Module:
-    net: nn.Module = getattr(smp, decoder)(encoder, encoder_weights=None, classes=3, **options)
-    return net
-
-
-def hf_config(name: str) -> Any:
-    hf: Any = importlib.import_module("transformers")
-
-    labels = {
-        "id2label": dict(enumerate(CLASSES)),
-        "label2id": {c: i for i, c in enumerate(CLASSES)},
-    }
-    stages = ["stage1", "stage2", "stage3", "stage4"]
-    swin = hf.SwinConfig(
-        embed_dim=12, depths=[1] * 4, num_heads=[1, 1, 2, 2], window_size=4, out_features=stages
-    )
-    if name == "Segformer":
-        return hf.SegformerConfig(
-            hidden_sizes=[8, 16, 24, 32],
-            depths=[1] * 4,
-            num_attention_heads=[1, 1, 2, 2],
-            decoder_hidden_size=16,
-            **labels,
-        )
-    if name == "UperNet":
-        return hf.UperNetConfig(
-            backbone_config=swin, hidden_size=16, auxiliary_channels=8, auxiliary_in_channels=48,
-            **labels,
-        )  # fmt: skip
-    small = {"mask_feature_size": 32, "num_labels": 3}
-    if name == "Mask2Former":
-        return hf.Mask2FormerConfig(
-            backbone_config=swin, feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
-            dim_feedforward=16, decoder_layers=2, encoder_layers=1, num_attention_heads=2,
-            num_queries=5, **small,
-        )  # fmt: skip
-    detr = hf.DetrConfig(
-        d_model=16, decoder_layers=1, encoder_layers=1, decoder_ffn_dim=16, encoder_ffn_dim=16,
-        encoder_attention_heads=2, decoder_attention_heads=2, num_queries=5,
-    )  # fmt: skip
-    return hf.MaskFormerConfig(
-        backbone_config=swin, fpn_feature_size=32, decoder_config=detr, **small
-    )
-
-
-HF_CLASSES = {
-    "Segformer": "SegformerForSemanticSegmentation",
-    "UperNet": "UperNetForSemanticSegmentation",
-    "Mask2Former": "Mask2FormerForUniversalSegmentation",
-    "MaskFormer": "MaskFormerForInstanceSegmentation",
-}
-
-
-def of_hf(name: str) -> nn.Module:
-    hf: Any = importlib.import_module("transformers")
-
-    hf.logging.set_verbosity_error()
-    net: nn.Module = getattr(hf, HF_CLASSES[name])(hf_config(name))
-    return net
-
-
-@dataclass(frozen=True)
-class Family:
-    """How to build one, and the paths at the ends of its encoder and decoder."""
-
-    make: Callable[[], nn.Module]
-    encoder: str
-    decoder: str
-    size: tuple[int, int] = (64, 96)
-
-
-def family(make: Callable[[], nn.Module], encoder: str, decoder: str, **how: Any) -> Family:
-    return Family(make, encoder, decoder, **how)
-
-
-FAMILIES: dict[str, Any] = {
-    "smp-Unet": family(lambda: of_smp("Unet"), "encoder.layer4", "decoder.blocks.4"),
-    "smp-UnetPlusPlus": family(
-        lambda: of_smp("UnetPlusPlus"), "encoder.layer4", "decoder.blocks.x_0_4"
-    ),
-    "smp-MAnet": family(lambda: of_smp("MAnet"), "encoder.layer4", "decoder.blocks.4"),
-    "smp-Linknet": family(lambda: of_smp("Linknet"), "encoder.layer4", "decoder.blocks.4"),
-    "smp-FPN": family(lambda: of_smp("FPN"), "encoder.layer4", "decoder.merge"),
-    "smp-PSPNet": family(lambda: of_smp("PSPNet"), "encoder.layer2", "decoder.conv"),
-    "smp-PAN": family(lambda: of_smp("PAN"), "encoder.layer4", "decoder.gau1", size=(128, 192)),
-    "smp-DeepLabV3": family(lambda: of_smp("DeepLabV3"), "encoder.layer4", "decoder.relu"),
-    "smp-DeepLabV3Plus": family(
-        lambda: of_smp("DeepLabV3Plus"), "encoder.layer4", "decoder.block2"
-    ),
-    "smp-UPerNet": family(lambda: of_smp("UPerNet"), "encoder.layer4", "decoder.fusion_block"),
-    "smp-Segformer": family(lambda: of_smp("Segformer"), "encoder.layer4", "decoder.mlp_stage.4"),
-    "smp-DPT-vit": family(
-        lambda: of_smp("DPT", "tu-vit_tiny_patch16_224", dynamic_img_size=True),
-        "encoder.model.blocks.11",
-        "decoder.fusion_blocks.3",
-    ),
-    "smp-Unet-mit": family(lambda: of_smp("Unet", "mit_b0"), "encoder.norm4", "decoder.blocks.4"),
-    "smp-Segformer-mit": family(
-        lambda: of_smp("Segformer", "mit_b0"), "encoder.norm4", "decoder.fuse_stage"
-    ),
-    "smp-FPN-pvt": family(
-        lambda: of_smp("FPN", "tu-pvt_v2_b0"), "encoder.model.stages_3", "decoder.merge"
-    ),
-    "smp-UPerNet-swin": family(
-        lambda: of_smp("UPerNet", "tu-swin_tiny_patch4_window7_224", img_size=(64, 96)),
-        "encoder.model.layers_3",
-        "decoder.fusion_block",
-    ),
-    "deeplabv3_resnet50": family(
-        lambda: tv("deeplabv3_resnet50"), "backbone.layer4", "classifier.3"
-    ),
-    "deeplabv3_mobilenet_v3_large": family(
-        lambda: tv("deeplabv3_mobilenet_v3_large"), "backbone.16", "classifier.3"
-    ),
-    "fcn_resnet50": family(lambda: tv("fcn_resnet50"), "backbone.layer4", "classifier.2"),
-    "lraspp_mobilenet_v3_large": family(
-        lambda: tv("lraspp_mobilenet_v3_large"), "backbone.16", "classifier.cbr"
-    ),
-    "hf-Segformer": family(
-        lambda: of_hf("Segformer"), "segformer.stages.3", "decode_head.activation", size=(100, 75)
-    ),
-    "hf-UperNet": family(
-        lambda: of_hf("UperNet"),
-        "backbone.hidden_states_norms.stage4",
-        "decode_head.fpn_bottleneck",
-    ),
-    "hf-Mask2Former": family(
-        lambda: of_hf("Mask2Former"),
-        "model.pixel_level_module.encoder.hidden_states_norms.stage4",
-        "model.pixel_level_module.decoder.mask_projection",
-    ),
-    "hf-MaskFormer": family(
-        lambda: of_hf("MaskFormer"),
-        "model.pixel_level_module.encoder.hidden_states_norms.3",
-        "model.pixel_level_module.decoder.mask_projection",
-    ),
-}
+LISTED = [name for name, made in FAMILIES.items() if made.encoder]
 
 
 def picture(size: tuple[int, int], seed: int = 0) -> Tensor:
@@ -192,6 +47,20 @@ def picture(size: tuple[int, int], seed: int = 0) -> Tensor:
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=needs_hf) if n.startswith("hf-") else n for n in FAMILIES],
+)
+def test_every_family_runs_at_its_sizes(name: str) -> None:
+    made: Family = FAMILIES[name]
+    model = SegmentationModel(made.make(), classes=CLASSES, output=made.output).eval()
+    for size in made.sizes:
+        with torch.inference_mode():
+            logits = model(picture(size)[None])
+        assert logits.shape == (1, 3, *size)
+        assert bool(logits.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=needs_hf) if n.startswith("hf-") else n for n in LISTED],
 )
 def test_family(name: str) -> None:
     """Layers, logits at image size, maps at both ends of encoder and decoder, nothing changed."""
