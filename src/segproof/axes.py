@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from itertools import combinations, permutations
@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 __all__ = [
     "Axes",
@@ -20,11 +21,12 @@ __all__ = [
     "Evidence",
     "Result",
     "Trace",
-    "eager",
+    "as_written",
     "is_grid",
     "named",
     "others",
     "part",
+    "plainly",
     "tracing",
     "with_part",
 ]
@@ -37,8 +39,8 @@ Seen = tuple[tuple[Size, Shape], ...]  # sizes of pictures, and the shape of one
 TWO_SIZES: Final = "by two sizes"
 ONE_SIZE: Final = "by its only size"
 A_CHANGE: Final = "by where a change of the picture shows"
-BEFORE: Final = 32  # tokens that may stand before a grid where two sizes tell
-BEFORE_ONE: Final = 9  # and where only one is known: class, distillation and register tokens
+BEFORE: Final = 32  # tokens that may stand before a grid: class, register and query tokens
+CORNERS: Final = ((False, True), (True, False), (False, False), (True, True))  # (lower, right)
 TRACES: Final = 4  # sizes whose shapes are remembered
 CLEAR, APART = 0.8, 0.2  # share of cells in order that tells a reading, and by how much it leads
 
@@ -165,7 +167,7 @@ class Evidence:
     """What the modules of one network returned at several sizes of zeros, and what follows."""
 
     traces: dict[Size, Trace] = field(default_factory=dict)
-    changes: dict[str, tuple[Size, dict[Keys, Tensor]]] = field(default_factory=dict)
+    changes: dict[str, tuple[Size, dict[Keys, list[Tensor]]]] = field(default_factory=dict)
     tried: bool = False
 
     def gather(
@@ -263,16 +265,17 @@ class Evidence:
                     yield path, False
 
     def _probe(self, net: nn.Module, size: Size, show: Callable[[Tensor | Size], Any]) -> None:
-        """How much each value changes with the upper right corner of a picture of noise."""
+        """How much each value changes with a corner of a picture of noise."""
         asked = {path for path, _ in self._open(size)}
         if not asked:
             return
         draw = torch.Generator().manual_seed(0)
         plain, other = torch.rand(2, 1, *size, generator=draw)
-        changed = plain.clone()
-        rows, columns = slice(0, size[0] // 2), slice(size[1] // 2, size[1])
-        changed[:, rows, columns] = other[:, rows, columns]
-        values: list[dict[str, dict[Keys, Tensor]]] = [{}, {}]
+        pictures = [plain]
+        # one corner tells rows from columns; few tokens seem to follow one corner by chance
+        corners = CORNERS if len(self.traces) == 1 else CORNERS[:1]
+        pictures += [torch.where(_corner(size, size, one), other, plain) for one in corners]
+        values: list[dict[str, dict[Keys, Tensor]]] = [{} for _ in pictures]
         modules = named(net)
 
         def keep(path: str, into: dict[str, dict[Keys, Tensor]]) -> Callable[..., None]:
@@ -282,13 +285,13 @@ class Evidence:
 
             return hook
 
-        for picture, into in zip((plain, changed), values, strict=True):
+        for picture, into in zip(pictures, values, strict=True):
             handles = []
             try:
                 for path in asked:
                     hook = keep(path, into)
                     handles.append(modules[path].register_forward_hook(hook, prepend=True))
-                with eager():
+                with as_written():
                     show(picture)
             except Exception:  # the shapes stand; what they leave open is refused
                 return
@@ -296,43 +299,44 @@ class Evidence:
                 for handle in handles:
                     handle.remove()
         for path, before in values[0].items():
-            after = values[1].get(path, {})
-            pairs = {
-                keys: (before[keys], after[keys])
-                for keys in before
-                if keys in after and before[keys].shape == after[keys].shape
-            }
-            # over channels only once the reading is known: as they are until then
-            self.changes[path] = (
-                size,
-                {keys: (b.double() - a.double()).abs().cpu() for keys, (a, b) in pairs.items()},
-            )
+            changed: dict[Keys, list[Tensor]] = {}
+            for keys, value in before.items():
+                after = [found.get(path, {}).get(keys) for found in values[1:]]
+                if all(one is not None and one.shape == value.shape for one in after):
+                    changed[keys] = [
+                        (one - value).abs().double().cpu() for one in after if one is not None
+                    ]
+            self.changes[path] = (size, changed)
 
     def _by_change(
         self, path: str, keys: Keys, readings: list[Axes], size: Size
     ) -> Axes | Doubt | None:
-        """The reading under which the cells of the changed corner changed most.
+        """The reading under which the cells of a changed corner changed most.
 
-        Rows come first unless a change says otherwise; between other readings it has to decide.
+        With two sizes, rows come first unless a change says otherwise; between other readings, and
+        of tokens at one size, it has to decide.
         """
         at, changes = self.changes.get(path, (size, {}))
         wide = [axes for axes in readings if min(axes.grid) > 1 and len(axes.order) == 2]
         candidates = [*readings, *(replace(axes, columns=True) for axes in wide)]
-        rows_only = len(readings) == 1
-        best = readings[0] if rows_only else None
-        if keys in changes:
-            known = [(axes, _at(axes, at, changes[keys])) for axes in candidates]
-            scores = [
-                (_order(axes.read(changes[keys]).mean(dim=1)[0], at), asked)
-                for asked, axes in known
-                if axes is not None
-            ]
-            scores.sort(key=lambda pair: -pair[0])
-            clear = bool(scores) and scores[0][0] >= CLEAR
-            if clear and (len(scores) == 1 or scores[0][0] - scores[1][0] >= APART):
-                best = scores[0][1]
-                if not rows_only or best.columns:
-                    best = replace(best, decided=A_CHANGE)
+        sure = len(readings) == 1 and readings[0].decided == TWO_SIZES
+        best = readings[0] if sure else None
+        scores = []
+        for axes in candidates if keys in changes else ():
+            known = _at(axes, at, changes[keys][0])
+            if known is not None:
+                pairs = zip(changes[keys], CORNERS, strict=False)
+                found = [
+                    _order(known.read(one).mean(dim=1)[0], at, corner) for one, corner in pairs
+                ]
+                scores.append((sum(found) / len(found), axes))
+        scores.sort(key=lambda pair: -pair[0])
+        ahead = scores[0][0] - max((score for score, _ in scores[1:]), default=0) if scores else 0
+        if ahead >= APART and scores[0][0] >= CLEAR:
+            first = scores[0][1]
+            best = first if sure and not first.columns else replace(first, decided=A_CHANGE)
+        if best is None and len(readings) == 1:
+            return None  # as many tokens as a grid has cells, which follow the picture nowhere
         return best if best is not None else Doubt(tuple(readings))
 
 
@@ -357,16 +361,23 @@ def _at(axes: Axes, size: Size, change: Tensor) -> Axes | None:
     return replace(axes, grid=fits[0]) if len(set(fits)) == 1 else None
 
 
-def _order(change: Tensor, size: Size) -> float:
-    """Share of pairs of cells, one in the upper right corner, one outside, where that one changed
-    more; of a picture [h, w] of changes.
+def _corner(grid: Size, size: Size, corner: tuple[bool, bool]) -> Tensor:
+    """The cells of a grid over a picture of `size` in one of its quarters, (lower, right)."""
+    sides = []
+    for cells, side, far in zip(grid, size, corner, strict=True):
+        places = (torch.arange(cells) + 0.5) * side / cells
+        sides.append((places > side // 2) == far)
+    return sides[0][:, None] & sides[1][None]
+
+
+def _order(change: Tensor, size: Size, corner: tuple[bool, bool]) -> float:
+    """Share of pairs of cells, one in the corner, one outside, where that one changed more; of a
+    picture [h, w] of changes.
     """
     height, width = change.shape
     if height < 2 or width < 2:
         return 0.5
-    rows = (torch.arange(height) + 0.5) * size[0] / height < size[0] // 2
-    columns = (torch.arange(width) + 0.5) * size[1] / width > size[1] // 2
-    inside = (rows[:, None] & columns[None]).flatten()
+    inside = _corner((height, width), size, corner).flatten()
     ranks = change.flatten().argsort().argsort().double()
     n, m = int(inside.sum()), int((~inside).sum())
     if not n or not m or not float(change.abs().max()):
@@ -445,14 +456,12 @@ def _of_one_map(size: Size, shape: Shape) -> list[Axes]:
 def _of_tokens(seen: Seen) -> list[Axes]:
     size, shape = seen[-1]
     if len(seen) == 1:
-        ranked = [
-            (rank, Axes((2, 1), (h, w), shape[1] - h * w, decided=ONE_SIZE))
-            for before in range(BEFORE_ONE + 1)
+        return [
+            Axes((2, 1), (h, w), before, decided=ONE_SIZE)
+            for before in range(BEFORE + 1)
             for rank, h, w in _grids(*size).get(shape[1] - before, ())
-            if h * w > 1
+            if h * w > 1 and not rank
         ]
-        best = min((rank for rank, _ in ranked), default=0)
-        return list(dict.fromkeys(axes for rank, axes in ranked if rank == best))
     found: dict[Axes, int] = {}
     for c, t in ((2, 1), (1, 2)):
         if len({s[c] for _, s in seen}) != 1 or len({s[t] for _, s in seen}) == 1:
@@ -584,13 +593,50 @@ def with_part(result: Any, old: Tensor, new: Tensor) -> Any:
 
 
 # --- runs -----------------------------------------------------------------------------------------
-def eager() -> AbstractContextManager[Any]:
-    """Compiled networks run as they were written inside: hooks are served, nothing is compiled."""
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Networks run as they were written inside: hooks of compiled ones are served and nothing is
+    compiled; gradient checkpoints keep their segments in the graph, whose second run would know
+    nothing of the layers in them.
+    """
     # whatever was compiled has loaded the compiler; without it there is nothing to hold back
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
+    loaded = "torch._dynamo" in sys.modules
+    with torch.compiler.set_stance("force_eager") if loaded else nullcontext(), _unsegmented():
+        yield
+
+
+@contextmanager
+def _unsegmented() -> Iterator[None]:
+    """Gradient checkpoints keep their segments in the graph inside: what is run again in a backward
+    would know nothing of the layers in it.
+    """
+
+    def directly(run: Callable[..., Any], _preserve: bool, *given: Any) -> Any:
+        return run(*given)
+
+    def nothing(*_given: Any, **_named: Any) -> Iterator[None]:
+        yield
+
+    # torch has no public switch; names differ between its releases
+    names = (
+        "_checkpoint_without_reentrant_generator",
+        "_checkpoint_without_reentrant_generator_impl",
+    )
+    before = {name: getattr(checkpoint, name) for name in names if hasattr(checkpoint, name)}
+    inherited = "apply" not in vars(checkpoint.CheckpointFunction)
+    own = vars(checkpoint.CheckpointFunction).get("apply")
+    try:
+        for name in before:
+            setattr(checkpoint, name, nothing)
+        checkpoint.CheckpointFunction.apply = staticmethod(directly)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(checkpoint, name, function)
+        if inherited:
+            del checkpoint.CheckpointFunction.apply
+        else:
+            checkpoint.CheckpointFunction.apply = own
 
 
 def named(net: nn.Module) -> dict[str, nn.Module]:
@@ -610,6 +656,11 @@ def named(net: nn.Module) -> dict[str, nn.Module]:
                 plain.append(step)
         found[".".join(plain)] = module
     return found
+
+
+def plainly(path: str) -> str:
+    """A path as it is in the network before it was compiled."""
+    return ".".join(step for step in path.split(".") if step != "_orig_mod")
 
 
 @contextmanager
@@ -634,7 +685,7 @@ def tracing(net: nn.Module) -> Iterator[Trace]:
         for path, module in named(net).items():
             if path:
                 handles.append(module.register_forward_hook(remember(path), prepend=True))
-        with eager():
+        with as_written():
             yield seen
     finally:
         for handle in handles:

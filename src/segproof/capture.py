@@ -12,14 +12,24 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils import checkpoint
 
-from segproof.axes import Axes, Doubt, Evidence, Result, eager, named, part, tracing, with_part
+from segproof.axes import (
+    Axes,
+    Doubt,
+    Evidence,
+    Result,
+    as_written,
+    named,
+    part,
+    plainly,
+    tracing,
+    with_part,
+)
 from segproof.errors import ModelError, UnknownNameError
 from segproof.model import SegmentationModel, all_finite, evaluating
 from segproof.target import BoundTarget
 
-__all__ = ["Capture", "Pass", "capture", "frozen", "observe", "rerun"]
+__all__ = ["Capture", "Pass", "capture", "frozen", "observe", "replaced", "rerun"]
 
 Forward = Callable[..., Any]
 
@@ -111,7 +121,7 @@ class Pass:
             torch.enable_grad(),
             evaluating(self.model),
             frozen(self.model),
-            eager(),
+            as_written(),
         ):
             score = bound.score(self._live).sum()
             given = (
@@ -147,7 +157,7 @@ def observe(
             the first layer that made them.
     """
     # what was made in inference mode can enter no graph: a copy can
-    with torch.inference_mode(mode=False), evaluating(model), frozen(model), eager():
+    with torch.inference_mode(mode=False), evaluating(model), frozen(model), as_written():
         images = images.to(model.device)
         images = images.clone() if images.is_inference() else images
         with torch.set_grad_enabled(gradients), _recording(model, layers, images) as found:
@@ -304,7 +314,7 @@ def _recording(
     found: dict[str, _Kept | _Unread] = {}
     asked: dict[str, nn.Module] = {}
     for path in layers:
-        plain = path if path in modules else _plain(path)
+        plain = path if path in modules else plainly(path)
         if plain not in modules or not path:
             raise UnknownNameError.of("layer", path, [name for name in modules if name])
         asked[path] = modules[plain]
@@ -315,7 +325,7 @@ def _recording(
 
     def keep(path: str) -> Callable[..., Any]:
         def hook(module: nn.Module, inputs: Any, options: Any, result: Any) -> Any:
-            axes = evidence.find(_plain(path), size, Result.of(result), len(images))
+            axes = evidence.find(plainly(path), size, Result.of(result), len(images))
             if not isinstance(axes, Axes):
                 shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
                 found[path] = _Unread(str(shape), axes)
@@ -338,8 +348,7 @@ def _recording(
         # gather what is recorded here
         for path, module in asked.items():
             handles.append(module.register_forward_hook(keep(path), prepend=True, with_kwargs=True))
-        with _unsegmented():
-            yield found
+        yield found
     finally:
         for handle in handles:
             handle.remove()
@@ -376,43 +385,47 @@ def _storage(value: Tensor) -> int:
     return value.untyped_storage().data_ptr()
 
 
-def _plain(path: str) -> str:
-    """A path as it is in the network before it was compiled."""
-    return path.replace("_orig_mod.", "")
-
-
 @contextmanager
-def _unsegmented() -> Iterator[None]:
-    """Gradient checkpoints keep their segments in the graph inside: what is run again in a backward
-    would know nothing of the layers in it.
+def replaced(
+    model: SegmentationModel, path: str, images: Tensor
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A function from activations [N, K, h, w] of a layer to logits [N, K, H, W] of `images`.
+
+    The layer's own forward returns the activations in its last run, and the whole network runs:
+    slower than `rerun` and without any of its hooks, to check others by.
     """
+    plain, size = plainly(path), (images.shape[-2], images.shape[-1])
+    module, evidence = named(model.net)[plain], model.evidence(size, images.shape[1])
+    own, forward = vars(module).get("forward"), module.forward
+    put: Tensor | None = None
+    runs = last = 0
 
-    def plainly(run: Callable[..., Any], _preserve: bool, *given: Any) -> Any:
-        return run(*given)
+    def moved(*given: Any, **options: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        result = forward(*given, **options)
+        axes = evidence.find(plain, size, Result.of(result), len(images))
+        if put is None or runs != last or not isinstance(axes, Axes):
+            return result
+        value = part(result, axes.where)
+        return with_part(result, value, axes.write(value, put).contiguous())
 
-    def nothing(*_given: Any, **_named: Any) -> Iterator[None]:
-        yield
+    def logits_of(activations: Tensor) -> Tensor:
+        nonlocal put, runs
+        put, runs = activations, 0
+        logits: Tensor = model(images)
+        return logits
 
-    # torch has no public switch; names differ between its releases
-    names = (
-        "_checkpoint_without_reentrant_generator",
-        "_checkpoint_without_reentrant_generator_impl",
-    )
-    before = {name: getattr(checkpoint, name) for name in names if hasattr(checkpoint, name)}
-    inherited = "apply" not in vars(checkpoint.CheckpointFunction)
-    own = vars(checkpoint.CheckpointFunction).get("apply")
     try:
-        for name in before:
-            setattr(checkpoint, name, nothing)
-        checkpoint.CheckpointFunction.apply = staticmethod(plainly)
-        yield
+        vars(module)["forward"] = moved
+        with torch.no_grad(), evaluating(model), as_written():
+            model(images)
+            last = runs
+            yield logits_of
     finally:
-        for name, function in before.items():
-            setattr(checkpoint, name, function)
-        if inherited:
-            del checkpoint.CheckpointFunction.apply
-        else:
-            checkpoint.CheckpointFunction.apply = own
+        vars(module).pop("forward", None)
+        if own is not None:
+            vars(module)["forward"] = own
 
 
 @contextmanager
@@ -428,7 +441,7 @@ def rerun(
     among the inputs, or one changed in place; hooks on modules inside, tensors kept in attributes.
     A layer that runs several times is replaced in its last run, the one that is captured.
     """
-    plain, size = _plain(path), (image.shape[-2], image.shape[-1])
+    plain, size = plainly(path), (image.shape[-2], image.shape[-1])
     layer = named(model.net)[plain]
     evidence = model.evidence(size, image.shape[0])
     past, held = _Past(), _held(model.net)
@@ -467,7 +480,7 @@ def rerun(
             put = None
         return logits
 
-    with torch.no_grad(), evaluating(model), eager():
+    with torch.no_grad(), evaluating(model), as_written():
         # before all other hooks, as in a capture
         handle = layer.register_forward_hook(hook, prepend=True, with_kwargs=True)
         try:

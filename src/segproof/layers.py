@@ -59,13 +59,28 @@ def find_layers(
         before = paths[:first] if inside is None else [p for p in paths if _below(p, inside)]
         encoder = _stages(before, modules, maps, ran)
         decoder = _blocks(outside, modules, seen, maps, classes)
+        # where the name stands for the last convolution alone, what holds it is the decoder
+        while "." in outside and all(maps[path][1] == classes for path in decoder):
+            outside = outside.rpartition(".")[0]
+            if inside is not None and (_below(inside, outside) or inside == outside):
+                break
+            decoder = _blocks(outside, modules, seen, maps, classes)
     else:
         chain = _chain(maps)
         while len(chain) > 1 and maps[chain[-1]][1] == classes:
-            chain.pop()
+            head = chain.pop()
+            inside_head = _outermost([path for path in maps if _below(path, head)])
+            if inside_head and maps[inside_head[0]][1] != classes:
+                chain += [path for path in inside_head if maps[path][1] != classes]
+                break
         coarsest = min((maps[path][2] for path in chain), default=0)
         turn = max((i for i, path in enumerate(chain) if maps[path][2] == coarsest), default=-1)
-        encoder = _stages(chain[: turn + 1], modules, maps, ran)
+        stages = chain[: turn + 1]
+        for path in tuple(stages):  # one that holds several resolutions holds stages
+            below = [other for other in maps if _below(other, path)]
+            if len({maps[other][2] for other in below} - {maps[path][2]}) > 2:
+                stages[stages.index(path) : stages.index(path)] = below
+        encoder = _stages(stages, modules, maps, ran)
         decoder = chain[turn + 1 :]
     # a network without a decoder of its own is explained where its features end
     decoder = sorted(decoder or encoder[-1:], key=lambda path: maps[path][2])
@@ -134,7 +149,8 @@ def _stages(
     ran: frozenset[str],
 ) -> list[str]:
     """For each resolution the last and outermost module that ran at it, finest first; a stage that
-    is dilated where it would lower the resolution counts as one of its own.
+    is dilated where it would lower the resolution counts as one of its own. A module that holds
+    several stages is none.
     """
 
     def depth(path: str) -> int:
@@ -151,6 +167,10 @@ def _stages(
         best = last.get(key)
         if best is None or depth(path) <= depth(best):
             last[key] = path
+    for path in last.values():
+        hidden = {maps[other][2] for other in last.values() if _below(other, path)}
+        if len(hidden - {maps[path][2]}) > 1:
+            return _stages([p for p in paths if p != path], modules, maps, ran - {path})
     # an inner part of a stage may have a dilation of its own, and is no stage
     chosen = [
         path for path in last.values() if not any(_below(path, other) for other in last.values())
@@ -191,7 +211,8 @@ def _blocks(
         if not finished:
             found.append(path)
     while len(found) > 1 and maps[found[-1]][1] == classes:
-        if not isinstance(modules[found[-1]], _WEIGHTED):
+        weighted = [m for m in modules[found[-1]].modules() if isinstance(m, _WEIGHTED)]
+        if len(weighted) != 1:
             break
         found.pop()
     return found

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from segproof.axes import Evidence, named
+from segproof.axes import Evidence, named, plainly
 from segproof.errors import ModelError, UnknownNameError
 from segproof.kernels import EXACT, Kernels
 from segproof.layers import Layer, find_layers
@@ -282,7 +282,7 @@ class SegmentationModel(nn.Module):
         Raises:
             UnknownNameError: no such layer; near matches are named.
         """
-        modules, plain = named(self.net), name.replace("_orig_mod.", "")
+        modules, plain = named(self.net), plainly(name)
         if name and (name in modules or plain in modules):
             return name if name in modules else plain
         known = self.layers(size)
