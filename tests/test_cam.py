@@ -887,7 +887,7 @@ def remade(seed: int, order: Tensor, scale: Tensor) -> tuple[SegmentationModel, 
         head.weight.copy_(head.weight[:, order] / scale)
     block = other.net.get_submodule(LAYERS[1])
     plain = block.forward  # the layer itself is another one: a hook would be behind it
-    block.forward = lambda *given: plain(*given)[:, order] * scale  # type: ignore[method-assign]
+    block.forward = lambda *given: plain(*given)[:, order] * scale
     return model, other
 
 

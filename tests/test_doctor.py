@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from families import CLASSES, FAMILIES, of_smp
 from segproof import cli
 from segproof.doctor import Finding, diagnose, example_picture, layer_facts
 from segproof.layers import Layer
@@ -18,7 +19,6 @@ from segproof.load import demo_model_spec, load_model, save_model
 from segproof.model import SegmentationModel
 from segproof.scenes import write_scenes
 from sideeffects import facts
-from test_adapters import CLASSES, FAMILIES, of_smp
 from toys import ToyNet, toy_model
 
 HAS_HF = importlib.util.find_spec("transformers") is not None

@@ -58,7 +58,7 @@ def first_tensor(result: Any) -> Tensor:
     return next(value for value in values if isinstance(value, Tensor))
 
 
-def swapped(result: Any, old: Tensor, new: Tensor) -> Any:
+def swapped(result: Any, old: Any, new: Any) -> Any:
     """The result with `new` in place of `old`, for tensors, tuples and dicts of transformers."""
     if result is old:
         return new
@@ -86,7 +86,7 @@ def independent(
         leaves.append(value.detach().requires_grad_())
         return swapped(result, value, leaves[-1].clone())
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         y0, y1, x0, x1 = box
         score = model(image)[0, class_, y0:y1, x0:x1].mean()
@@ -94,7 +94,7 @@ def independent(
         del module.forward
     if not score.requires_grad:
         return leaves[-1].detach(), torch.zeros_like(leaves[-1])
-    [slope] = torch.autograd.grad(score, leaves[-1:], allow_unused=True)
+    slope: Tensor | None = torch.autograd.grad(score, leaves[-1:], allow_unused=True)[0]
     return leaves[-1].detach(), torch.zeros_like(leaves[-1]) if slope is None else slope
 
 
@@ -108,6 +108,12 @@ def picture_of(value: Tensor, layout: Any, size: tuple[int, int]) -> Tensor:
     width = round((cells * size[1] / size[0]) ** 0.5)
     rows = [value[0, layout + start : layout + start + width] for start in range(0, cells, width)]
     return torch.stack([row.T for row in rows], dim=1)
+
+
+def raw_map(method: str, seen: Any, path: str, model: SegmentationModel) -> Tensor:
+    made: Any = METHODS[method](seen, path, model)
+    values: Tensor = made.values
+    return values
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -165,7 +171,7 @@ def compare(name: str, size: tuple[int, int], class_: int = 1) -> list[Compared]
             assert cosine(one.activations[path][0], A) > 0.9999, path
             cosines.append(cosine(one.gradients[path][0], D))
             for method, wanted in literal.items():
-                got = METHODS[method](one, path, model).values[0]
+                [got] = raw_map(method, one, path, model)
                 assert isinstance(wanted, Tensor)
                 maps.append(cosine(got, wanted))
         first, second = (one.gradients[path] for one in calls)
@@ -232,7 +238,7 @@ def test_as_many_channels_as_rows_and_columns(sizes: Any, side: int, stage: int)
     A, D = independent(model, layer.path, image, box, 1)
     assert torch.equal(seen.activations[layer.path], A)
     assert cosine(seen.gradients[layer.path], D) > 0.9999
-    got = METHODS["grad_cam"](seen, layer.path, model).values[0]
+    [got] = raw_map("grad_cam", seen, layer.path, model)
     assert cosine(got, (D.mean(dim=(2, 3), keepdim=True) * A).sum(dim=1)[0]) > 0.9999
 
 
@@ -443,7 +449,7 @@ def difference(
                 return new if result is value else type(result)([new, *result[1:]])
             return result
 
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
         with torch.no_grad():
             values.append(float(model(image)[0, 1].mean()))
         del module.forward
@@ -576,15 +582,16 @@ def test_compiled_networks_are_as_the_uncompiled_ones(inner: bool) -> None:
         compiled.append(1)
         return graph.forward
 
+    compile_: Any = torch.compile
     torch._dynamo.reset()
     plain, net = reader("twice").float(), reader("twice").float().net
     image = torch.rand(1, 3, 16, 16)
     target, truth = Target("b", region="truth"), torch.ones(1, 16, 16, dtype=torch.bool)
     if inner:
-        vars(net)["_modules"]["first"] = torch.compile(net.first, backend=backend)
+        vars(net)["_modules"]["first"] = compile_(net.first, backend=backend)
         whole: nn.Module = net
     else:
-        whole = torch.compile(net, backend=backend)
+        whole = compile_(net, backend=backend)
     model = SegmentationModel(whole, classes=["a", "b"]).eval()
     with torch.no_grad():
         assert torch.allclose(model(image), plain(image), atol=1e-6)

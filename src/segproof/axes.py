@@ -70,12 +70,13 @@ class Axes:
             text += ", column by column" if self.columns else ""
             text += "" if self.order == (2, 1) else ", channels first"
         else:
-            text = {
+            names: dict[tuple[int, ...], str] = {
                 (1, 2, 3): "channels first",
                 (3, 1, 2): "channels last",
                 (1, 3, 2): "channels first, width before height",
                 (3, 2, 1): "channels last, width before height",
-            }.get(self.order, "channels between height and width")
+            }
+            text = names.get(self.order, "channels between height and width")
         return text
 
     def read(self, value: Tensor) -> Tensor:
@@ -583,7 +584,7 @@ def with_part(result: Any, old: Tensor, new: Tensor) -> Any:
             made[key] = item
         return made
     if isinstance(result, tuple) and hasattr(result, "_fields"):
-        return result._replace(**changed)
+        return type(result)(*parts.values())
     if isinstance(result, list | tuple):
         return type(result)(parts.values())
     made = copy.copy(result)

@@ -46,7 +46,7 @@ def find_layers(
     modules = named(net)
     read = {path: evidence.find(path, size, result) for path, result in seen.results.items()}
     axes = {path: found for path, found in read.items() if isinstance(found, Axes)}
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         path: (1, seen.results[path].shapes[found.where][found.order[0]], *found.grid)
         for path, found in axes.items()
     }
