@@ -54,8 +54,9 @@ LAYOUTS: dict[tuple[str, str], Any] = {
 def first_tensor(result: Any) -> Tensor:
     if isinstance(result, Tensor):
         return result
-    values = result if isinstance(result, list | tuple) else list(result.values())
-    return next(value for value in values if isinstance(value, Tensor))
+    values = list(result) if isinstance(result, list | tuple) else list(result.values())
+    found = [value for value in values if isinstance(value, Tensor)]
+    return found[0] if found else first_tensor(values[0])
 
 
 def swapped(result: Any, old: Any, new: Any) -> Any:
@@ -63,10 +64,11 @@ def swapped(result: Any, old: Any, new: Any) -> Any:
     if result is old:
         return new
     if isinstance(result, tuple):
-        return tuple(new if value is old else value for value in result)
+        return tuple(swapped(value, old, new) for value in result)
+    if not isinstance(result, dict):
+        return result
     for name, value in result.items():
-        if value is old:
-            result[name] = new
+        result[name] = swapped(value, old, new)
     return result
 
 

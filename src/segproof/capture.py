@@ -318,7 +318,8 @@ def _recording(
         if plain not in modules or not path:
             raise UnknownNameError.of("layer", path, [name for name in modules if name])
         asked[path] = modules[plain]
-    evidence = model.evidence(size, images.shape[1]) if layers else Evidence()
+    fits = images.ndim == 4  # else the network's own error says what does not
+    evidence = model.evidence(size, images.shape[1]) if layers and fits else Evidence()
     # what exists before the run: only what a layer makes anew may become the graph's beginning
     held = _held(model.net)
     follow = torch.is_grad_enabled()
