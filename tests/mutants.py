@@ -407,13 +407,13 @@ MUTANTS: list[Mutant] = [
     *_of(
         "capture",
         (
-            "return put_back(grid.clone())",
-            "return put_back(grid)",
+            "return with_part(result, value, kept.clone())",
+            "return with_part(result, value, kept)",
             "in-place steps behind the layer",
         ),
         (
-            "if torch.is_grad_enabled() and not grid.requires_grad:",
-            "if torch.is_grad_enabled():",
+            "return value if fresh else value.view_as(value)",
+            "return value.detach().requires_grad_()",
             "a layer behind another stays in its graph",
         ),
         (
@@ -427,11 +427,15 @@ MUTANTS: list[Mutant] = [
             "hooks are removed",
         ),
         (
-            "put is not None and runs == last",
-            "put is not None and runs == 1",
+            "if put is None or runs != last:\n            return None",
+            "if put is None or runs != 1:\n            return None",
             "a layer that runs twice is replaced in its last run",
         ),
-        ("return put.clone() if", "return put if", "in-place steps behind a replaced layer"),
+        (
+            "value.copy_(new)\n        return None",
+            "return with_part(result, value, new)",
+            "in-place steps behind a replaced layer",
+        ),
         (
             "same = bool(before) and before == _versions(given)",
             "same = bool(before)",

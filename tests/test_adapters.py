@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from families import CLASSES, FAMILIES, Family, of_hf, of_smp, tv
 from segproof import cli
+from segproof.axes import Axes, Doubt, Evidence, Result, Trace, others
 from segproof.capture import capture
 from segproof.errors import ModelError, UnknownNameError
 from segproof.explain import explain
-from segproof.layers import as_grid, token_grid
 from segproof.load import load_model
 from segproof.model import SegmentationModel, queries, query_model
 from segproof.target import Target
@@ -261,21 +261,116 @@ def test_queries_become_a_class_map() -> None:
 
 
 # --- tokens ---------------------------------------------------------------------------------------
+def two_sizes(first: tuple[int, int], shape: Any, *more: Any) -> Axes | Doubt | None:
+    """How a result is read that had other shapes for pictures of other sizes: size, shape, ..."""
+    seen = {
+        size: Trace(
+            {
+                "stem": Result({(): (1, 8, *size)}, "alone", full=True),
+                "layer": Result({(): tuple(found)}, "alone", full=True),
+            }
+        )
+        for size, found in ((first, shape), *zip(more[::2], more[1::2], strict=True))
+    }
+    return Evidence(seen, tried=True).find("layer", first, seen[first].results["layer"])
+
+
+def one_size(size: tuple[int, int], shape: tuple[int, ...]) -> Axes | Doubt | None:
+    return Evidence(tried=True).find("layer", size, Result({(): shape}, "alone", full=True))
+
+
 @pytest.mark.parametrize("patch", [4, 8, 14, 16, 32])
-@pytest.mark.parametrize("before", [0, 1, 2, 5])
+@pytest.mark.parametrize("before", [0, 1, 2, 5, 7, 17])
 def test_token_grids_of_even_sizes(patch: int, before: int) -> None:
     for h in (2, 3, 4, 7, 16, 24):
         for w in (2, 3, 5, 8, 16, 31):
-            size = (patch * h, patch * w)
-            assert token_grid(h * w + before, size) == (before, h, w), size
+            size, other = (patch * h, patch * w), (patch * (h + 2), patch * max(1, w - 1))
+            cells = (h + 2) * max(1, w - 1)
+            if cells == h * w:
+                continue
+            read = two_sizes(size, (1, h * w + before, 6), other, (1, cells + before, 6))
+            assert read == Axes((2, 1), (h, w), before), size
 
 
 def test_token_grids_of_uneven_sizes() -> None:
+    """Two sizes leave the right reading, three leave it alone."""
     for size in ((100, 75), (97, 131), (375, 500), (511, 513), (640, 427)):
+        sizes = [size, *others(size, 32)[:2]]
         for stride in (4, 8, 16, 32):
-            h, w = -(-size[0] // stride), -(-size[1] // stride)
-            assert token_grid(h * w, size) == (0, h, w)
-    assert token_grid(31, (100, 100)) is None
+            grids = [(-(-h // stride), -(-w // stride)) for h, w in sizes]
+            flat: list[Any] = []
+            for sides, (h, w) in zip(sizes, grids, strict=True):
+                flat += [sides, (1, h * w, 6)]
+            right, read = Axes((2, 1), grids[0]), two_sizes(*flat[:4])
+            assert right in (read.readings if isinstance(read, Doubt) else (read,)), (size, stride)
+            assert two_sizes(*flat) == right, (size, stride)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 16), (24, 40), (64, 64), (512, 512), (375, 500)])
+def test_the_second_size_tells_every_axis(size: tuple[int, int]) -> None:
+    """One side grows and one shrinks where there is room, by multiples of the stride, and no grid
+    has as many cells as before.
+    """
+    tried = others(size, 32)
+    assert (tried[0][0] - size[0]) % 32 == (tried[0][1] - size[1]) % 32 == 0
+    if min(size) >= 64:
+        assert (tried[0][0] > size[0]) != (tried[0][1] > size[1])
+    for other in tried:
+        assert other != size
+        for stride in (4, 8, 16, 32):
+            cells = [-(-h // stride) * -(-w // stride) for h, w in (size, other)]
+            assert cells[0] != cells[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "other", "order", "grid"),
+    [
+        # 64 channels of a grid of 64 x 64, as the second stage of SegFormer b0 at 512 px has
+        ((1, 64, 64, 64), (1, 64, 80, 32), (1, 2, 3), (64, 64)),
+        ((1, 64, 64, 64), (1, 80, 32, 64), (3, 1, 2), (64, 64)),
+        ((1, 64, 64, 64), (1, 64, 32, 80), (1, 3, 2), (64, 64)),
+        ((1, 64, 64, 64), (1, 32, 80, 64), (3, 2, 1), (64, 64)),
+        ((1, 5, 8, 8), (1, 5, 10, 4), (1, 2, 3), (8, 8)),
+        ((1, 7, 60, 60), (1, 7, 76, 28), (1, 2, 3), (60, 60)),  # borders that are lost
+        ((1, 64, 4096), (1, 64, 2560), (1, 2), (64, 64)),  # tokens last
+        ((1, 64, 64), (1, 64, 40), (1, 2), (8, 8)),
+        ((1, 64, 64), (1, 40, 64), (2, 1), (8, 8)),
+    ],
+)
+def test_axes_follow_the_sides(shape: Any, other: Any, order: Any, grid: Any) -> None:
+    read = two_sizes((512, 512), shape, (640, 256), other)
+    assert isinstance(read, Axes)
+    assert (read.order, read.grid, read.before) == (order, grid, 0)
+    value = torch.arange(float(torch.tensor(shape).prod())).view(shape)
+    assert torch.equal(read.write(value, read.read(value)), value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "other"),
+    [
+        ((1, 64, 1, 1), (1, 64, 1, 1)),  # a gate
+        ((1, 64, 2, 2), (1, 64, 2, 2)),  # a level of a pyramid of pooling
+        ((1, 5, 64), (1, 5, 64)),  # queries
+        ((1, 2, 4097, 4097), (1, 2, 2561, 2561)),  # attention
+        ((64, 49, 96), (40, 49, 96)),  # windows
+        ((1, 5440, 64), (1, 3392, 64)),  # tokens of several grids, one after the other
+    ],
+)
+def test_what_does_not_follow_the_sides_is_no_picture(shape: Any, other: Any) -> None:
+    assert two_sizes((512, 512), shape, (640, 256), other) is None
+
+
+def test_one_size_tells_what_fits_one_reading() -> None:
+    how = "by its only size"
+    assert one_size((224, 224), (1, 768, 14, 14)) == Axes((1, 2, 3), (14, 14), decided=how)
+    assert one_size((64, 96), (1, 16, 24, 96)) == Axes((3, 1, 2), (16, 24), decided=how)
+    assert one_size((64, 96), (1, 8, 24, 16)) == Axes((1, 3, 2), (16, 24), decided=how)
+    doubt = one_size((512, 512), (1, 64, 64, 64))
+    assert isinstance(doubt, Doubt)
+    assert str(doubt) == "channels first (64 x 64 cells) or channels last (64 x 64 cells)"
+    # as many queries as a grid has cells are no grid: a change of the picture has to show it
+    assert one_size((224, 224), (1, 197, 768)) is None
+    assert one_size((224, 224), (1, 300, 8)) is None
 
 
 class Mixer(nn.Module):
@@ -371,30 +466,83 @@ def test_token_layers_are_grids_with_right_gradients(layout: str, before: int) -
     assert slope.abs().min() > 1e-6
 
 
-def test_square_tokens_as_wide_as_they_are_many() -> None:
-    """[1, 32, 32, 32] of a 128 px image: only the module tells which axis holds the channels."""
-    value = torch.arange(32.0**3).view(1, 32, 32, 32)
-    last = [nn.LayerNorm(32), nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32))]
-    first = [nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Sequential(nn.Conv2d(3, 32, 1), nn.Linear(9, 9))]
-    for modules, expected in ((last, value.permute(0, 3, 1, 2)), (first, value)):
-        for module in modules:
-            made = as_grid(module, value, 1, (128, 128))
-            assert made is not None
-            assert torch.equal(made[0], expected), module
-            assert torch.equal(made[1](made[0]), value)
+class Strips(nn.Module):
+    """Tokens down the columns, or a network of one size, or a layer that leaves two readings."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.encoder = nn.ModuleList([nn.Conv2d(3, 16, 4, stride=4), Turned(kind)])
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.kind != "columns" and images.shape[2:] != (64, 64):
+            raise ValueError("64 x 64 only")
+        x = self.encoder[0](images)
+        y = self.encoder[1](x)
+        if self.kind == "columns":
+            y = y.transpose(1, 2).reshape(len(x), 16, x.shape[3], x.shape[2]).transpose(2, 3)
+        elif self.kind == "last":
+            y = y.permute(0, 3, 1, 2)
+        result: Tensor = self.head(y)
+        return result
 
 
-@pytest.mark.parametrize(
-    "value", [torch.zeros(1, 67, 6), torch.zeros(4, 60, 6), None, {"a": 1}, ()]
-)
-def test_what_is_no_picture(value: Any) -> None:
-    assert as_grid(nn.Identity(), value, 1, (24, 40)) is None
+class Turned(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "columns":
+            return torch.tanh(x.transpose(2, 3).flatten(2).transpose(1, 2))
+        if self.kind == "last":
+            return torch.tanh(x.permute(0, 2, 3, 1))
+        return torch.tanh(x) if self.kind == "first" else 0 * x
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+def test_tokens_down_the_columns(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = SegmentationModel(Strips("columns"), classes=["a", "b"])
+    image, truth = torch.rand(1, 3, *size), torch.ones(1, *size, dtype=torch.bool)
+    seen = capture(model, image, Target("b", region="truth"), ["encoder.0", "encoder.1"], truth)
+    plain = torch.tanh(seen.activations["encoder.0"])
+    assert torch.equal(seen.activations["encoder.1"], plain)
+    assert seen.gradients["encoder.1"].any()
+
+
+@pytest.mark.parametrize(("kind", "axes"), [("first", "channels first"), ("last", "channels last")])
+def test_one_size_and_as_many_channels_as_cells(kind: str, axes: str) -> None:
+    """[1, 16, 16, 16] of 64 px, in a network that takes no other size: a change of the picture
+    shows where the cells are.
+    """
+    torch.manual_seed(0)
+    model = SegmentationModel(Strips(kind), classes=["a", "b"])
+    known = {layer.path: layer for layer in model.layers(64)}
+    assert known["encoder.1"].axes == axes
+    assert known["encoder.1"].decided == "by where a change of the picture shows"
+    image, truth = torch.rand(1, 3, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool)
+    seen = capture(model, image, Target("b", region="truth"), ["encoder.0", "encoder.1"], truth)
+    plain = torch.tanh(seen.activations["encoder.0"])
+    assert torch.equal(seen.activations["encoder.1"], plain)
+
+
+def test_two_readings_are_refused_with_both() -> None:
+    model = SegmentationModel(Strips("still"), classes=["a", "b"])
+    assert "encoder.1" not in [layer.path for layer in model.layers(64)]
+    with pytest.raises(ModelError) as got:
+        capture(model, torch.rand(1, 3, 64, 64), Target("b"), ["encoder.1"])
+    assert got.value.found == (
+        "layer encoder.1 returning (1, 16, 16, 16) for images of 64 x 64 pixels, which may be read"
+        " as channels first (16 x 16 cells) or channels last (16 x 16 cells)"
+    )
 
 
 def test_a_layer_that_is_no_picture_is_named() -> None:
-    model = SegmentationModel(TokenNet("tokens", 7).eval(), classes=["a", "b"])
+    model = SegmentationModel(TokenNet("tokens", 40).eval(), classes=["a", "b"])
     with pytest.raises(
-        ModelError, match=r"layer encoder.0 returning \(1, 67, 6\) for images of 24"
+        ModelError, match=r"layer encoder.0 returning \(1, 100, 6\) for images of 24"
     ):
         capture(model, torch.rand(1, 3, 24, 40), Target("b"), ["encoder.0"])
 

@@ -467,6 +467,7 @@ def test_one_pass_serves_any_number_of_targets() -> None:
         nonlocal calls
         calls += 1
 
+    model.evidence((16, 16))  # runs of its own, once for a network
     with_hook = model.net.register_forward_pre_hook(count)
     seen = observe(model, images, LAYERS)
     found = [seen.read(target, truth) for target in TARGETS]
@@ -578,7 +579,8 @@ def test_nothing_before_the_first_asked_layer_enters_the_graph(
         target=Target("roof", region="box:0,0,64,64"),
     )
     assert len(made) == 8
-    assert shown == [1, 1]  # the list of layers, and the picture
+    # the list of layers, the second size that tells the axes of all, and the picture
+    assert shown == [1, 1, 1]
     assert asked == [(2, False)]
     # four more blocks of two convolutions, and the head
     assert convolutions == [4 * 2 + 1]

@@ -104,8 +104,14 @@ def test_the_shipped_network_is_well() -> None:
     found = findings(model, (96, 96))
     assert facts(model, image) == before
     assert {name: item.verdict for name, item in found.items()} == dict.fromkeys(
-        ("network", "forward", "sizes", "classes", "layers", "maps", "behaviour", "speed"), "ok"
-    )
+        (
+            "network", "forward", "sizes", "chance", "classes", "layers", "axes", "gradients",
+            "maps", "behaviour", "speed",
+        ),
+        "ok",
+    )  # fmt: skip
+    assert found["axes"].text.endswith(": channels first, by two sizes")
+    assert "encoder:" in found["gradients"].text
     assert "3 bands in, classes background, building" in found["network"].text
     assert "a tensor (1, 1, 96, 96)" in found["forward"].text
     assert " of 12 maps of building over its prediction have relief" in found["maps"].text
@@ -137,6 +143,29 @@ def test_sizes_that_a_network_does_not_take() -> None:
     found = findings(model)["sizes"]
     assert (found.verdict, found.text) == ("warning", "takes no images of 61 x 91 pixels")
     assert "--pad" in found.fix
+
+
+class OneSize(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4))
+        self.decoder = nn.Sequential(nn.Conv2d(4, 4, 1))
+        self.head = nn.Conv2d(4, 3, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[2:] != (64, 64):
+            raise ValueError("not my size")
+        result: Tensor = self.head(self.decoder(self.encoder(images)))
+        return result
+
+
+def test_a_network_of_one_size() -> None:
+    found = findings(SegmentationModel(OneSize(), classes=CLASSES), (64, 64))
+    assert found["sizes"].verdict == "warning"
+    assert found["sizes"].text.startswith("takes only 64 x 64")
+    assert found["sizes"].fix == "pass --size 64"
+    assert "by its only size" in found["axes"].text
+    assert found["gradients"].verdict == "ok"
 
 
 # --- networks that are not ----------------------------------------------------------------------
@@ -190,6 +219,42 @@ def test_a_network_that_depends_on_its_batch() -> None:
     found = findings(model)["behaviour"]
     assert found.verdict == "problem"
     assert "batch" in found.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "text"),
+    [
+        (lambda x: nn.functional.dropout(x), "problem", "the network (Says) is the first"),
+        (lambda x: x + torch.rand(1), "problem", "gives other logits each time"),
+        (lambda x: x, "ok", "bit for bit"),
+    ],
+)
+def test_a_network_that_draws_random_numbers(answer: Any, verdict: str, text: str) -> None:
+    found = findings(SegmentationModel(Says(answer), classes=CLASSES))["chance"]
+    assert found.verdict == verdict
+    assert text in found.text
+
+
+def test_parts_that_read_their_batch() -> None:
+    net = Says(lambda x: x)
+    net.layer = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False))  # type: ignore[assignment]
+    found = findings(SegmentationModel(net, classes=CLASSES))["chance"]
+    assert found.verdict == "warning"
+    assert "layer.1 reads the statistics of its batch" in found.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (lambda x: x.sin(), "ok"),
+        (lambda x: x.relu() + x.detach().sin(), "problem"),  # half of it is cut from the gradient
+        (lambda x: 0 * x + torch.eye(3)[1].view(-1, 1, 1), "warning"),
+    ],
+)
+def test_gradients_are_compared_with_differences(answer: Any, verdict: str) -> None:
+    found = findings(SegmentationModel(Says(answer), classes=CLASSES))["gradients"]
+    assert found.verdict == verdict
+    assert "against" in found.text
 
 
 def test_saturated_probabilities() -> None:

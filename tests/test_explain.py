@@ -573,6 +573,7 @@ def test_nothing_is_left_behind_after_an_error_in_a_fill(
 def test_nothing_is_left_behind_after_an_error(error: type[BaseException], after: int) -> None:
     model, image = toy_model(3), picture(3)
     unsettle(model)
+    model.evidence((16, 16))  # what fails at the second size is a size that is not taken
     before, fails = facts(model, image), Fails(error)
     with fails.network(model, after), pytest.raises(error):
         explain_all(model, image, methods=ALL, layers=BOTH, target=ROOF, batch=1)
@@ -687,6 +688,7 @@ def test_smooth_counts_its_forwards() -> None:
         nonlocal calls
         calls += len(given[0])
 
+    model.evidence((16, 16))  # runs of its own, once for a network
     handle = model.net.register_forward_pre_hook(count)
     model.resolve_layer("decoder.blocks.0")
     made = explain(model, image, target=ROOF, smooth=True, layer="decoder.blocks.0")

@@ -74,12 +74,12 @@ def wide(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Results
 
 
 def test_every_picture_that_the_network_is_shown_is_counted(wide: tuple[Results, int]) -> None:
-    """Tiles, the choice of kernels, and one forward that lists the layers."""
+    """Tiles, the choice of kernels, and two forwards that list the layers and tell their axes."""
     results, shown = wide
     manifest = results.manifest
     assert manifest["tiles"]["ok"] == 2
     assert manifest["forwards"] == results.tiles["forwards"].sum()
-    assert manifest["forwards"] + manifest["kernels"]["forwards"] + 1 == shown
+    assert manifest["forwards"] + manifest["kernels"]["forwards"] + 2 == shown
     assert manifest["forwards_asked"] == results.tiles["asked"].sum() > manifest["forwards"]
 
 
@@ -180,10 +180,10 @@ def test_score_cam_of_some_channels_says_how_far_it_is_from_all(
         assert -1 <= found["spearman_min"] <= found["spearman"] <= 1
         assert 0 <= found["iou_min"] <= found["iou"] <= 1
     assert min(found["spearman"] for found in said["layers"].values()) < 1
-    # all that was shown: tiles, kernels, both maps of three tiles, the list of layers
+    # all that was shown: tiles, kernels, both maps of three tiles, two sizes for the list of layers
     counted = results.manifest["forwards"] + results.manifest["kernels"]["forwards"]
     assert said["forwards"] == 3 * (2 * 1 + 2 * (3 + 5))
-    assert counted + said["forwards"] + 1 == spy.shown
+    assert counted + said["forwards"] + 2 == spy.shown
     plan = results_plan(tiles, score_channels=2)
     assert plan.forwards_per_tile == 1 + 2 * (1 + 2) + plan.shown_per_tile
     exact = Spy().run(tiles, tmp_path / "exact", **SHORT)

@@ -239,6 +239,7 @@ def test_objects_one_by_one_are_the_regions_alone(region: str) -> None:
         nonlocal calls
         calls += 1
 
+    model.evidence((24, 24))  # runs of its own, once for a network
     handle = model.net.register_forward_pre_hook(count)
     fast = explain_objects(
         model,

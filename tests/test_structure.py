@@ -15,6 +15,7 @@ ORDER = [
     "backoff",
     "data",
     "scenes",
+    "axes",
     "layers",
     "kernels",
     "model",

@@ -13,12 +13,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from segproof.axes import (
+    Axes,
+    Doubt,
+    Evidence,
+    Result,
+    as_written,
+    named,
+    part,
+    plainly,
+    tracing,
+    with_part,
+)
 from segproof.errors import ModelError, UnknownNameError
-from segproof.layers import as_grid, tracing
 from segproof.model import SegmentationModel, all_finite, evaluating
 from segproof.target import BoundTarget
 
-__all__ = ["Capture", "Pass", "capture", "frozen", "observe", "rerun"]
+__all__ = ["Capture", "Pass", "capture", "frozen", "observe", "replaced", "rerun"]
 
 Forward = Callable[..., Any]
 
@@ -70,6 +81,7 @@ class Pass:
     recorded: dict[str, Tensor]
     gradients: bool
     _live: Tensor
+    _kept: dict[str, _Kept]
 
     def read(
         self,
@@ -102,13 +114,14 @@ class Pass:
 
     def _slopes(self, bound: BoundTarget, *, keep: bool) -> dict[str, Tensor]:
         """D of every recorded layer; 0 where Y does not depend on it."""
-        asked = list(self.recorded.values())
+        asked = [kept.value for kept in self._kept.values()]
         # gradient checkpoints run parts of a network again: all has to be as in the forward
         with (
             torch.inference_mode(mode=False),
             torch.enable_grad(),
             evaluating(self.model),
             frozen(self.model),
+            as_written(),
         ):
             score = bound.score(self._live).sum()
             given = (
@@ -116,10 +129,17 @@ class Pass:
                 if score.requires_grad
                 else [None] * len(asked)
             )
-        return {
-            path: torch.zeros_like(value) if slope is None else slope
-            for (path, value), slope in zip(self.recorded.items(), given, strict=True)
-        }
+        found = {}
+        for (path, kept), slope in zip(self._kept.items(), given, strict=True):
+            if slope is None and kept.dark:
+                raise ModelError(
+                    f"layer {path}, which the network runs with gradients switched off",
+                    "a layer whose influence can be followed",
+                    "choose a later layer, or take torch.no_grad out of the network's forward",
+                )
+            slope = torch.zeros_like(kept.value) if slope is None else slope
+            found[path] = kept.axes.read(slope)
+        return found
 
 
 def observe(
@@ -137,26 +157,27 @@ def observe(
             the first layer that made them.
     """
     # what was made in inference mode can enter no graph: a copy can
-    with torch.inference_mode(mode=False), evaluating(model), frozen(model):
+    with torch.inference_mode(mode=False), evaluating(model), frozen(model), as_written():
         images = images.to(model.device)
         images = images.clone() if images.is_inference() else images
         with torch.set_grad_enabled(gradients), _recording(model, layers, images) as found:
             logits = model(images)
         missing = [path for path in layers if path not in found]
         if missing:
-            sides = (images.shape[-2], images.shape[-1])
-            with torch.no_grad(), tracing(model.net, len(images), sides) as trace:
+            with torch.no_grad(), tracing(model.net) as trace:
                 model(images)
-            raise UnknownNameError.of("layer that runs", missing[0], trace.shapes)
+            raise UnknownNameError.of("layer that runs", missing[0], trace.results)
+        kept = {path: _certain(path, found[path], images) for path in layers}
         if not all_finite(logits):
             raise _not_finite(model, images)
     return Pass(
         model=model,
         images=images,
         logits=logits.detach(),
-        recorded={path: found[path] for path in layers},
+        recorded={path: item.axes.read(item.value) for path, item in kept.items()},
         gradients=gradients,
         _live=logits,
+        _kept=kept,
     )
 
 
@@ -243,43 +264,169 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """The tensor that a layer returned, in the graph, and how it is read; `dark`: the network ran
+    the layer with gradients switched off.
+    """
+
+    value: Tensor
+    axes: Axes
+    dark: bool
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """What a layer returned that is no picture, or that may be read in several ways."""
+
+    result: str
+    doubt: Doubt | None
+
+
+def _certain(path: str, found: _Kept | _Unread, images: Tensor) -> _Kept:
+    """What was kept of a layer.
+
+    Raises:
+        ModelError: it is no picture, or two readings of it are left.
+    """
+    if isinstance(found, _Kept):
+        return found
+    asked = f"layer {path} returning {found.result} for images of {images.shape[-2]} x"
+    if found.doubt is None:
+        raise ModelError(
+            f"{asked} {images.shape[-1]} pixels",
+            "a map [N, K, h, w] or tokens of a grid over the image",
+            "choose another; `layers` lists those that fit",
+        )
+    raise ModelError(
+        f"{asked} {images.shape[-1]} pixels, which may be read as {found.doubt}",
+        "one reading",
+        "choose another layer; `layers` lists those that are read for certain",
+    )
+
+
 @contextmanager
 def _recording(
     model: SegmentationModel, layers: Sequence[str], images: Tensor
-) -> Iterator[dict[str, Tensor]]:
-    modules = dict(model.net.named_modules())
+) -> Iterator[dict[str, _Kept | _Unread]]:
+    modules = named(model.net)
     size = (images.shape[-2], images.shape[-1])
-    found: dict[str, Tensor] = {}
+    found: dict[str, _Kept | _Unread] = {}
+    asked: dict[str, nn.Module] = {}
+    for path in layers:
+        plain = path if path in modules else plainly(path)
+        if plain not in modules or not path:
+            raise UnknownNameError.of("layer", path, [name for name in modules if name])
+        asked[path] = modules[plain]
+    fits = images.ndim == 4  # else the network's own error says what does not
+    evidence = model.evidence(size, images.shape[1]) if layers and fits else Evidence()
+    # what exists before the run: only what a layer makes anew may become the graph's beginning
+    held = _held(model.net)
+    follow = torch.is_grad_enabled()
 
-    def keep(path: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(module: nn.Module, _inputs: Any, result: Any) -> Any:
-            made = as_grid(module, result, len(images), size)
-            if made is None:
+    def keep(path: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: Any, options: Any, result: Any) -> Any:
+            axes = evidence.find(plainly(path), size, Result.of(result), len(images))
+            if not isinstance(axes, Axes):
                 shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-                raise ModelError(
-                    f"layer {path} returning {shape} for images of {size[0]} x {size[1]} pixels",
-                    "a map [N, K, h, w] or tokens of a grid over the image",
-                    "choose another; `layers` lists those that fit",
-                )
-            grid, put_back = made
-            if torch.is_grad_enabled() and not grid.requires_grad:
-                grid = grid.detach().requires_grad_()
-            found[path] = grid
-            # a copy goes on, so that an in-place ReLU behind the layer cannot change what is kept
-            return put_back(grid.clone())
+                found[path] = _Unread(str(shape), axes)
+                return None
+            value = part(result, axes.where)
+            fresh = _is_fresh(value, held, (inputs, options))
+            dark = follow and not torch.is_grad_enabled()
+            with torch.set_grad_enabled(follow):
+                kept = _begin(value, fresh) if follow else value
+                found[path] = _Kept(kept, axes, dark)
+                # a copy goes on, so that an in-place ReLU behind the layer cannot change what is
+                # kept
+                return with_part(result, value, kept.clone())
 
         return hook
 
     handles = []
     try:
-        for path in layers:
-            if path not in modules or not path:
-                raise UnknownNameError.of("layer", path, [name for name in modules if name])
-            handles.append(modules[path].register_forward_hook(keep(path)))
+        # before all other hooks: a network may gather its features by hooks of its own, and has to
+        # gather what is recorded here
+        for path, module in asked.items():
+            handles.append(module.register_forward_hook(keep(path), prepend=True, with_kwargs=True))
         yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _begin(value: Tensor, fresh: bool) -> Tensor:
+    """The tensor whose gradient is asked for in place of a layer's result `value`.
+
+    A `fresh` one itself, so that a network that has put it by reads the very tensor; another one,
+    such as the layer's own input, has readers that do not depend on the layer.
+    """
+    if value.requires_grad:
+        return value if fresh else value.view_as(value)
+    return value.requires_grad_() if fresh else value.detach().requires_grad_()
+
+
+def _held(net: nn.Module) -> dict[int, Tensor]:
+    """Tensors that modules hold, by the address of their memory: weights, buffers, attributes."""
+    found: dict[int, Tensor] = {}
+    for module in net.modules():
+        stores = (module._parameters, module._buffers, vars(module))  # noqa: SLF001
+        for value in _tensors([list(store.values()) for store in stores]):
+            found[_storage(value)] = value
+    return found
+
+
+def _is_fresh(value: Tensor, held: dict[int, Tensor], given: Any) -> bool:
+    """Whether a module made the memory of its result itself, every value in a place of its own."""
+    overlaps = any(n > 1 and not step for n, step in zip(value.shape, value.stride(), strict=True))
+    return not overlaps and _storage(value) not in {*held, *map(_storage, _tensors(given))}
+
+
+def _storage(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()
+
+
+@contextmanager
+def replaced(
+    model: SegmentationModel, path: str, images: Tensor
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A function from activations [N, K, h, w] of a layer to logits [N, K, H, W] of `images`.
+
+    The layer's own forward returns the activations in its last run, and the whole network runs:
+    slower than `rerun` and without any of its hooks, to check others by.
+    """
+    plain, size = plainly(path), (images.shape[-2], images.shape[-1])
+    module, evidence = named(model.net)[plain], model.evidence(size, images.shape[1])
+    own, forward = vars(module).get("forward"), module.forward
+    put: Tensor | None = None
+    runs = last = 0
+
+    def moved(*given: Any, **options: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        result = forward(*given, **options)
+        axes = evidence.find(plain, size, Result.of(result), len(images))
+        if put is None or runs != last or not isinstance(axes, Axes):
+            return result
+        value = part(result, axes.where)
+        return with_part(result, value, axes.write(value, put).contiguous())
+
+    def logits_of(activations: Tensor) -> Tensor:
+        nonlocal put, runs
+        put, runs = activations, 0
+        logits: Tensor = model(images)
+        return logits
+
+    try:
+        vars(module)["forward"] = moved
+        with torch.no_grad(), evaluating(model), as_written():
+            model(images)
+            last = runs
+            yield logits_of
+    finally:
+        vars(module).pop("forward", None)
+        if own is not None:
+            vars(module)["forward"] = own
 
 
 @contextmanager
@@ -292,19 +439,36 @@ def rerun(
     [n, K, H, W]. Modules that had returned before the layer did are not run again: their results
     are handed out, repeated n times. One is run again where that might not be the same: outputs
     other than tensors [1, ...] of three dimensions and more in lists, tuples and dicts; no tensor
-    among the inputs, or one changed in place; hooks on modules inside. A layer that runs several
-    times is replaced in its last run, the one that is captured.
+    among the inputs, or one changed in place; hooks on modules inside, tensors kept in attributes.
+    A layer that runs several times is replaced in its last run, the one that is captured.
     """
-    layer = model.net.get_submodule(path)
-    past = _Past()
+    plain, size = plainly(path), (image.shape[-2], image.shape[-1])
+    layer = named(model.net)[plain]
+    evidence = model.evidence(size, image.shape[0])
+    past, held = _Past(), _held(model.net)
     put: Tensor | None = None
     runs = last = 0
 
-    def hook(_module: nn.Module, _inputs: Any, _result: Any) -> Tensor | None:
+    def hook(_module: nn.Module, inputs: Any, options: Any, result: Any) -> Any:
         nonlocal runs
         runs, past.over = runs + 1, True
-        # a copy, as in a capture: an in-place ReLU behind the layer may not change the argument
-        return put.clone() if put is not None and runs == last else None
+        if put is None or runs != last:
+            return None
+        axes = evidence.find(plain, size, Result.of(result), len(put))
+        if not isinstance(axes, Axes):
+            raise ModelError(
+                f"layer {path}, whose result for {len(put)} pictures is not read as for one",
+                "one reading",
+                "choose another layer",
+            )
+        value = part(result, axes.where)
+        new = axes.write(value, put)
+        if not _is_fresh(value, held, (inputs, options)):
+            # a copy, as in a capture: an in-place ReLU behind the layer may not change the argument
+            return with_part(result, value, new.clone())
+        # in its own place, so that a network that has put it by reads it there too
+        value.copy_(new)
+        return None
 
     def logits_of(activations: Tensor) -> Tensor:
         nonlocal put, runs
@@ -317,8 +481,9 @@ def rerun(
             put = None
         return logits
 
-    with torch.no_grad(), evaluating(model):
-        handle = layer.register_forward_hook(hook)
+    with torch.no_grad(), evaluating(model), as_written():
+        # before all other hooks, as in a capture
+        handle = layer.register_forward_hook(hook, prepend=True, with_kwargs=True)
         try:
             with _forwards(model.net, past.record):
                 clean = model(image[None])
@@ -433,7 +598,15 @@ def _repeatable(result: Any) -> bool:
 
 
 def _watched(module: nn.Module) -> bool:
-    """Someone's hooks inside would see nothing if the module were not run."""
+    """Someone's hooks inside would see nothing if the module were not run, and what it keeps in
+    attributes for others would be that of another run.
+    """
     kinds = ("_forward_hooks", "_forward_pre_hooks")
     inside = (part for part in module.modules() if part is not module)
-    return any(getattr(part, kind) for part in inside for kind in kinds)
+    if any(getattr(part, kind) for part in inside for kind in kinds):
+        return True
+    own = ("_parameters", "_buffers")
+    return any(
+        _tensors([value for name, value in vars(part).items() if name not in own])
+        for part in module.modules()
+    )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from segproof.capture import frozen, observe
+from segproof.axes import as_written, named, others
+from segproof.capture import Capture, capture, frozen, observe, replaced
 from segproof.errors import ModelError, SegproofError
 from segproof.explain import explain_all
 from segproof.layers import Layer
@@ -26,6 +28,8 @@ __all__ = ["Finding", "LayerFacts", "diagnose", "example_picture", "layer_facts"
 Verdict = Literal["ok", "warning", "problem"]
 ENERGY: Final = 0.95  # share of the gradient's size that a receptive field holds
 SURE: Final = 0.999  # beyond it a softmax hardly slopes
+CHANCE: Final = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)  # noqa: SLF001
+SMALL: Final = 128  # px, of the picture on which gradients are compared with differences
 PIXELS: Final = 64  # a smaller prediction is hardly one
 
 
@@ -141,10 +145,13 @@ def diagnose(
         f" [N, {logits.shape[1]}, H, W]",
     )
     yield from _about_sizes(model, image)
+    yield _about_chance(model, image)
     yield from _about_classes(model, logits)
     chosen = model.class_index(class_) if class_ is not None else _most_seen(model, logits)
     known = model.layers((image.shape[-2], image.shape[-1]), image.shape[0])
     yield _about_layers(known)
+    yield _about_axes(known)
+    yield _about_gradients(model, image, chosen, known)
     yield from _about_maps(model, image, chosen, known)
     yield _about_behaviour(model, image)
     seen = queries(model, image)
@@ -178,9 +185,19 @@ def _about_network(model: SegmentationModel) -> Finding:
 
 def _about_sizes(model: SegmentationModel, image: Tensor) -> Iterator[Finding]:
     """Whether pictures of any size will do: a few rows and columns less than this one."""
+    height, width = image.shape[-2:]
+    near = others((height, width), model.stride)
+    if len(model.evidence((height, width), image.shape[0]).traces) == 1:
+        yield Finding(
+            "warning",
+            "sizes",
+            f"takes only {height} x {width}: pictures of {len(near)} sizes near it end in errors",
+            f"pass --size {height}" if height == width else "cut tiles of that size",
+        )
+        return
     odd = image[:, :-3, :-5]
     try:
-        with torch.inference_mode(), evaluating(model):
+        with torch.no_grad(), evaluating(model):
             model(odd[None].to(model.device))
     except ModelError as error:
         yield Finding("warning", "sizes", f"takes no {error.found}", error.fix)
@@ -195,6 +212,177 @@ def _about_sizes(model: SegmentationModel, image: Tensor) -> Iterator[Finding]:
         yield Finding(
             "ok", "sizes", "takes pictures whose sides are no multiples of its stride too"
         )
+
+
+def _takes(model: SegmentationModel, image: Tensor) -> bool:
+    try:
+        with torch.no_grad(), evaluating(model), as_written():
+            model(image[None].to(model.device))
+    except Exception:  # in whatever words a network refuses a size
+        return False
+    return True
+
+
+def _about_chance(model: SegmentationModel, image: Tensor) -> Finding:
+    """Whether the same picture gives the same logits, and what the eval mode holds still."""
+    pictures = image[None].to(model.device)
+    found: dict[str, list[Tensor]] = {}
+    forced = [
+        path
+        for path, module in named(model.net).items()
+        if isinstance(module, CHANCE) and module.training
+    ]
+    with torch.no_grad(), evaluating(model), as_written():
+        handles = [
+            module.register_forward_hook(_note(found.setdefault(path, [])), prepend=True)
+            for path, module in named(model.net).items()
+        ]
+        try:
+            first = model(pictures)
+            second = model(pictures)
+        finally:
+            for handle in handles:
+                handle.remove()
+        # in train mode after all: a network that sets its own mode inside its forward
+        still = [path for path in forced if named(model.net)[path].training]
+    if not torch.equal(first, second):
+        # the inner modules return before the outer ones: the first is the innermost
+        random = [
+            f"{path or 'the network'} ({type(named(model.net)[path]).__name__})"
+            for path, (one, *more) in found.items()
+            if more and not torch.equal(one, more[0])
+        ]
+        place = random[0] if random else "a function of the network"
+        change = float((first - second).abs().max())
+        return Finding(
+            "problem",
+            "chance",
+            f"the same picture gives other logits each time (by up to {change:.3g}), in eval mode"
+            f" too; {place} is the first to return other values",
+            "switch off what draws random numbers in its forward, such as functional dropout"
+            " without training=self.training",
+        )
+    unsteady = still or [
+        path
+        for path, module in named(model.net).items()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001
+        and module.running_mean is None
+    ]
+    if unsteady:
+        return Finding(
+            "warning",
+            "chance",
+            f"repeats itself, but {', '.join(unsteady[:3])} reads the statistics of its batch",
+            "show pictures one at a time, or give the network running statistics",
+        )
+    text = "the same picture gives the same logits, bit for bit"
+    if forced:
+        text += f"; {len(forced)} modules in train mode ({forced[0]}, ...) run in eval mode here"
+    return Finding("ok", "chance", text)
+
+
+def _note(values: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
+    """A hook that keeps a number for each result: its sum tells whether it is the same."""
+
+    def hook(_module: nn.Module, _inputs: Any, result: Any) -> None:
+        if isinstance(result, Tensor) and len(values) < 2:
+            values.append(result.detach().double().sum())
+
+    return hook
+
+
+def _about_axes(known: Sequence[Layer]) -> Finding:
+    """How the results of the listed layers are read as pictures, and by what that is decided."""
+    groups: dict[str, list[str]] = {}
+    for layer in known:
+        kind = layer.axes if not layer.axes.startswith("tokens") else layer.axes.partition(" ")[0]
+        groups.setdefault(f"{kind}, {layer.decided}", []).append(layer.alias)
+    text = "; ".join(f"{', '.join(names)}: {how}" for how, names in groups.items())
+    single = [layer.alias for layer in known if "only size" in layer.decided]
+    if single:
+        return Finding(
+            "ok",
+            "axes",
+            text,
+            "the network takes no second size; what fits two readings there is no listed layer",
+        )
+    return Finding("ok", "axes", text)
+
+
+def _about_gradients(
+    model: SegmentationModel, image: Tensor, index: int, known: Sequence[Layer]
+) -> Finding:
+    """Whether gradients are slopes: <D, direction> against (Y(+) - Y(-)) / 2 eps with layer + eps
+    direction put into the module's own forward.
+    """
+    ends = [layer for layer in known if layer.alias.startswith("encoder")][-1:]
+    blocks = [layer for layer in known if layer.alias.startswith("decoder")]
+    asked = list({layer.path: layer for layer in [*ends, *blocks[:1], *blocks[-1:]]}.values())
+    # a slope is one anywhere, and a small picture is quicker
+    small = image[:, :SMALL, :SMALL]
+    small = small if _takes(model, small) else image
+    exact, step = _exact(model, small)
+    pictures = small[None].to(exact.device, torch.float64 if exact is not model else image.dtype)
+    truth = torch.ones(1, *pictures.shape[-2:], dtype=torch.bool)
+    target = Target(model.classes[index], region="truth")
+    try:
+        seen = capture(exact, pictures, target, [layer.path for layer in asked], truth)
+        pairs = {layer: _slopes(exact, pictures, seen, layer.path, step) for layer in asked}
+    except SegproofError as error:
+        return Finding("problem", "gradients", f"found {error.found}", error.fix)
+    shown, wrong, idle = [], [], []
+    loose = 1e-3 if exact is not model else 5e-2
+    for layer, (slope, change) in pairs.items():
+        off = abs(slope - change) / max(abs(slope), abs(change), 1e-30)
+        shown.append(f"{layer.alias} {slope:.4g} against {change:.4g}")
+        if not slope and not change:
+            idle.append(layer.alias)
+        elif off > loose:
+            wrong.append(layer.alias)
+    text = f"slopes along a random direction against finite differences: {'; '.join(shown)}"
+    if wrong:
+        return Finding(
+            "problem",
+            "gradients",
+            f"{text}; {', '.join(wrong)} differ",
+            "a part behind these layers is cut from the gradient (detach, thresholds, argmax,"
+            " torch.no_grad): take maps of other layers, or of a method without gradients",
+        )
+    if idle:
+        return Finding(
+            "warning",
+            "gradients",
+            f"{text}; the logits do not depend on {', '.join(idle)}",
+            "explain at other layers: maps there are zero",
+        )
+    return Finding("ok", "gradients", text)
+
+
+def _exact(model: SegmentationModel, image: Tensor) -> tuple[SegmentationModel, float]:
+    """The network in float64 and a step for its differences; itself where no such copy runs."""
+    try:
+        with torch.inference_mode(mode=False), torch.no_grad():
+            made = copy.deepcopy(model).double()
+    except Exception:  # in whatever words a network refuses to be copied
+        return model, 1e-2
+    takes = _takes(made, image.double())
+    return (made, 1e-7) if takes else (model, 1e-2)
+
+
+def _slopes(
+    model: SegmentationModel, pictures: Tensor, seen: Capture, path: str, step: float
+) -> tuple[float, float]:
+    """<D, direction> of a layer, and the difference of Y that the direction makes."""
+    A, D = seen.activations[path], seen.gradients[path]
+    direction = torch.randn(A.shape, generator=seeded("direction", path)).to(A)
+    direction = direction * A.abs().mean().clamp_min(torch.finfo(A.dtype).tiny)
+    with replaced(model, path, pictures) as logits_of:
+        moved = [
+            float(seen.bound.score(logits_of(A + sign * step * direction).double())[0])
+            for sign in (1, -1)
+        ]
+    slope = float((D.double() * direction.double()).sum())
+    return slope, (moved[0] - moved[1]) / (2 * step)
 
 
 def _about_classes(model: SegmentationModel, logits: Tensor) -> Iterator[Finding]:

@@ -1,21 +1,17 @@
-"""Layers of any network as pictures: tokens become grids, and the layers worth explaining are
-found.
-"""
+"""Finds the layers of any network that are worth explaining at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-__all__ = ["Layer", "Trace", "as_grid", "find_layers", "tracing"]
+from segproof.axes import Axes, Evidence, Trace, is_grid, named
 
-PREFIXES: Final = (0, 1, 2, 5, 4, 3, 8, 9)  # class, distillation and register tokens before a grid
+__all__ = ["Layer", "find_layers"]
+
 ENCODERS: Final = ("encoder", "backbone", "segformer", "beit", "dpt")
 DECODERS: Final = ("decoder", "decode_head", "classifier")
 _WEIGHTED: Final = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -26,7 +22,7 @@ _POOLS: Final = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 @dataclass(frozen=True)
 class Layer:
     """A place to explain at: module path, alias (`decoder:1` is coarsest), stride in pixels,
-    channels.
+    channels, grid (h, w); how its result is read as a picture, and by what that is decided.
     """
 
     path: str
@@ -34,153 +30,27 @@ class Layer:
     stride: int
     channels: int
     size: tuple[int, int]
+    axes: str = "channels first"
+    decided: str = ""
 
 
-@dataclass
-class Trace:
-    """What one run showed: grid shapes (N, C, h, w) by path in running order, and, by path, the
-    modules whose result was handed to it as it is.
-    """
-
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    fed_by: dict[str, frozenset[str]] = field(default_factory=dict)
-
-
-def as_grid(
-    module: nn.Module, result: object, batch: int, size: tuple[int, int]
-) -> tuple[Tensor, Callable[[Tensor], Any]] | None:
-    """The picture [N, C, h, w] in what a module returned for images [N, B, H, W] of `size` (H, W),
-    and the function that puts such a picture back in its place; None where there is no picture.
-
-    Exactly a permutation of the values of [N, C, h, w], [N, h, w, C] or tokens [N, L, C], alone or
-    first in a tuple. Class and register tokens are left out and put back as they were.
-    """
-    if type(result) is tuple and result and isinstance(result[0], Tensor) and result[0].ndim == 3:
-        inner = as_grid(module, result[0], batch, size)
-        if inner is None:
-            return None
-        grid, back = inner
-        rest = result[1:]
-        return grid, lambda changed: (back(changed), *rest)
-    if not isinstance(result, Tensor) or not result.is_floating_point():
-        return None
-    if result.ndim == 4:
-        if _channels_last(module, result, size):
-            return result.permute(0, 3, 1, 2), lambda grid: grid.permute(0, 2, 3, 1)
-        return result, lambda grid: grid
-    # [N, C, 1] of a pooling along the tokens would look like C tokens of one channel
-    if result.ndim != 3 or result.shape[0] != batch or isinstance(module, nn.AdaptiveAvgPool1d):
-        return None
-    found = token_grid(result.shape[1], size)
-    if found is None:
-        return None
-    before, height, width = found
-    tokens = result
-    grid = tokens[:, before:].transpose(1, 2).reshape(batch, -1, height, width)
-
-    def put_back(changed: Tensor) -> Tensor:
-        flat = changed.flatten(2).transpose(1, 2)
-        return torch.cat([tokens[:, :before], flat], dim=1) if before else flat.contiguous()
-
-    return grid, put_back
-
-
-def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int, int] | None:
-    """(tokens before the grid, h, w) of a row of tokens for images of `size` (H, W).
-
-    h and w are the sides over one stride, rounded up or down. The likeliest reading is taken:
-    strides that divide both sides before other powers of two before the rest, few extra tokens
-    before many.
-    """
-    grids = _grids(*size)
-    candidates = [
-        (place + 3.5 * rank, before, h, w)
-        for place, before in enumerate(PREFIXES)
-        for rank, h, w in grids.get(tokens - before, ())
-    ]
-    if not candidates:
-        return None
-    _, before, h, w = min(candidates)
-    return before, h, w
-
-
-@lru_cache(maxsize=64)
-def _grids(height: int, width: int) -> dict[int, set[tuple[int, int, int]]]:
-    """All grids of an image of these sides: number of cells -> {(rank, h, w)}."""
-    found: dict[int, set[tuple[int, int, int]]] = {}
-    for stride in range(1, max(height, width) + 1):
-        exact = height % stride == 0 and width % stride == 0
-        rank = 0 if exact else 1 if stride & (stride - 1) == 0 else 2
-        up = (-(-height // stride), -(-width // stride))
-        for h, w in {up, (height // stride, width // stride)}:
-            if h and w:
-                found.setdefault(h * w, set()).add((rank, h, w))
-    return found
-
-
-def _is_grid(height: int, width: int, size: tuple[int, int]) -> bool:
-    known = _grids(*size).get(height * width, set())
-    return any((h, w) == (height, width) for _, h, w in known)
-
-
-def _channels_last(module: nn.Module, result: Tensor, size: tuple[int, int]) -> bool:
-    """Whether four axes are [N, h, w, C]: the axes whose lengths follow the image are h and w."""
-    shape = result.shape
-    first, last = _is_grid(shape[2], shape[3], size), _is_grid(shape[1], shape[2], size)
-    if not (first and last):
-        return last
-    # h = w = C, so that only the module can tell: transformers norm and project the last axis
-    leaves = [
-        m
-        for m in module.modules()
-        if not any(m.children()) and next(m.parameters(), None) is not None
-    ]
-    if not leaves:
-        return False
-    kind = type(leaves[-1])
-    ours = kind.__module__.startswith(("torch.", "timm.")) and not kind.__name__.endswith("2d")
-    if isinstance(leaves[-1], nn.LayerNorm):
-        return ours
-    return ours and kind is nn.Linear and not any(isinstance(m, nn.Conv2d) for m in leaves)
-
-
-@contextmanager
-def tracing(net: nn.Module, batch: int, size: tuple[int, int]) -> Iterator[Trace]:
-    """Remembers, while the network runs inside, what every module returned that is a picture."""
-    seen = Trace()
-    last: list[Any] = [None, frozenset()]  # the newest result and the modules that returned it
-
-    def remember(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, result: Any) -> None:
-            given = inputs[0] if inputs else None
-            seen.fed_by[path] = last[1] if given is not None and given is last[0] else frozenset()
-            if isinstance(result, Tensor):
-                last[:] = [result, (last[1] if result is last[0] else frozenset()) | {path}]
-            found = as_grid(module, result, batch, size)
-            if found is not None:
-                seen.shapes.pop(path, None)
-                seen.shapes[path] = tuple(found[0].shape)
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(remember(path)) for path, module in net.named_modules() if path
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def find_layers(net: nn.Module, seen: Trace, classes: int, size: tuple[int, int]) -> list[Layer]:
-    """Encoder stages, finest first, then decoder blocks, coarsest first, of a traced network.
+def find_layers(
+    net: nn.Module, evidence: Evidence, seen: Trace, classes: int, size: tuple[int, int]
+) -> list[Layer]:
+    """Encoder stages, finest first, then decoder blocks, coarsest first, of a network as it was
+    `seen` at `size`.
 
     Encoder and decoder are known by their usual names; in other networks what runs up to the
     coarsest map is the encoder. Modules that return the `classes` logits are no layers.
     """
-    modules = dict(net.named_modules())
-    maps = _maps(modules, seen.shapes, size)
+    modules = named(net)
+    read = {path: evidence.find(path, size, result) for path, result in seen.results.items()}
+    axes = {path: found for path, found in read.items() if isinstance(found, Axes)}
+    shapes: dict[str, tuple[int, ...]] = {
+        path: (1, seen.results[path].shapes[found.where][found.order[0]], *found.grid)
+        for path, found in axes.items()
+    }
+    maps = _maps(modules, shapes, size)
     inside, outside = _root(maps, ENCODERS), _root(maps, DECODERS)
     ran = frozenset(seen.fed_by)
     if outside is not None and (inside is not None or not outside.endswith("classifier")):
@@ -189,13 +59,28 @@ def find_layers(net: nn.Module, seen: Trace, classes: int, size: tuple[int, int]
         before = paths[:first] if inside is None else [p for p in paths if _below(p, inside)]
         encoder = _stages(before, modules, maps, ran)
         decoder = _blocks(outside, modules, seen, maps, classes)
+        # where the name stands for the last convolution alone, what holds it is the decoder
+        while "." in outside and all(maps[path][1] == classes for path in decoder):
+            outside = outside.rpartition(".")[0]
+            if inside is not None and (_below(inside, outside) or inside == outside):
+                break
+            decoder = _blocks(outside, modules, seen, maps, classes)
     else:
         chain = _chain(maps)
         while len(chain) > 1 and maps[chain[-1]][1] == classes:
-            chain.pop()
+            head = chain.pop()
+            inside_head = _outermost([path for path in maps if _below(path, head)])
+            if inside_head and maps[inside_head[0]][1] != classes:
+                chain += [path for path in inside_head if maps[path][1] != classes]
+                break
         coarsest = min((maps[path][2] for path in chain), default=0)
         turn = max((i for i, path in enumerate(chain) if maps[path][2] == coarsest), default=-1)
-        encoder = _stages(chain[: turn + 1], modules, maps, ran)
+        stages = chain[: turn + 1]
+        for path in tuple(stages):  # one that holds several resolutions holds stages
+            below = [other for other in maps if _below(other, path)]
+            if len({maps[other][2] for other in below} - {maps[path][2]}) > 2:
+                stages[stages.index(path) : stages.index(path)] = below
+        encoder = _stages(stages, modules, maps, ran)
         decoder = chain[turn + 1 :]
     # a network without a decoder of its own is explained where its features end
     decoder = sorted(decoder or encoder[-1:], key=lambda path: maps[path][2])
@@ -206,6 +91,8 @@ def find_layers(net: nn.Module, seen: Trace, classes: int, size: tuple[int, int]
             stride=round(size[0] / maps[path][2]),
             channels=maps[path][1],
             size=(maps[path][2], maps[path][3]),
+            axes=axes[path].name,
+            decided=axes[path].decided,
         )
         for kind, paths in (("encoder", encoder), ("decoder", decoder))
         for place, path in enumerate(paths, start=1)
@@ -243,7 +130,7 @@ def _maps(
     }
     # convolutions without padding lose a border, so that no map is an even part of the image
     return {
-        path: shape for path, shape in maps.items() if _is_grid(shape[2], shape[3], size)
+        path: shape for path, shape in maps.items() if is_grid(shape[2], shape[3], size)
     } or maps
 
 
@@ -262,7 +149,8 @@ def _stages(
     ran: frozenset[str],
 ) -> list[str]:
     """For each resolution the last and outermost module that ran at it, finest first; a stage that
-    is dilated where it would lower the resolution counts as one of its own.
+    is dilated where it would lower the resolution counts as one of its own. A module that holds
+    several stages is none.
     """
 
     def depth(path: str) -> int:
@@ -279,6 +167,10 @@ def _stages(
         best = last.get(key)
         if best is None or depth(path) <= depth(best):
             last[key] = path
+    for path in last.values():
+        hidden = {maps[other][2] for other in last.values() if _below(other, path)}
+        if len(hidden - {maps[path][2]}) > 1:
+            return _stages([p for p in paths if p != path], modules, maps, ran - {path})
     # an inner part of a stage may have a dilation of its own, and is no stage
     chosen = [
         path for path in last.values() if not any(_below(path, other) for other in last.values())
@@ -293,11 +185,14 @@ def _blocks(
     maps: dict[str, tuple[int, ...]],
     classes: int,
 ) -> list[str]:
-    """Decoder blocks in running order: members of the container `blocks`, else the outermost."""
-    blocks = [path for path in maps if _below(path, f"{root}.blocks")]
-    blocks = [path for path in blocks if _depth(path) == _depth(root) + 2]
-    if blocks:
-        return blocks
+    """Decoder blocks in running order: members of the list `blocks` or `stages`, else the outermost
+    modules.
+    """
+    for name in ("blocks", "stages"):
+        blocks = [path for path in maps if _below(path, f"{root}.{name}")]
+        blocks = [path for path in blocks if _depth(path) == _depth(root) + 2]
+        if blocks:
+            return blocks
     inner = _outermost([path for path in maps if _below(path, root)])
     found = []
     for path in inner:
@@ -316,7 +211,8 @@ def _blocks(
         if not finished:
             found.append(path)
     while len(found) > 1 and maps[found[-1]][1] == classes:
-        if not isinstance(modules[found[-1]], _WEIGHTED):
+        weighted = [m for m in modules[found[-1]].modules() if isinstance(m, _WEIGHTED)]
+        if len(weighted) != 1:
             break
         found.pop()
     return found
@@ -337,13 +233,36 @@ def _outermost(paths: Sequence[str]) -> list[str]:
 
 
 def _chain(maps: dict[str, tuple[int, ...]]) -> list[str]:
-    """The outermost modules in running order; inside a network that only wraps another, its
-    parts.
+    """The outermost modules in running order; inside a network that only wraps another, and inside
+    one that goes down to coarser maps and comes up again, its parts.
     """
+
+    def parts(path: str) -> list[str]:
+        return _outermost([other for other in maps if _below(other, path)])
+
     chain = _outermost(list(maps))
-    while len(chain) == 1:
-        parts = _outermost([path for path in maps if _below(path, chain[0])])
-        if not parts:
-            break
-        chain = parts
-    return chain
+    while len(chain) == 1 and parts(chain[0]):
+        chain = parts(chain[0])
+    found = []
+    for path in chain:
+        inner = _hourglass(path, maps, parts)
+        found += [path] if inner is None else inner
+    return found
+
+
+def _hourglass(
+    path: str, maps: dict[str, tuple[int, ...]], parts: Callable[[str], list[str]]
+) -> list[str] | None:
+    """The parts of a module that hides levels coarser than its own result, all the way down; None
+    for any other.
+    """
+    inside = parts(path)
+    while len(inside) == 1 and parts(inside[0]):
+        inside = parts(inside[0])
+    if not inside or min(maps[other][2] for other in inside) >= maps[path][2]:
+        return None
+    found = []
+    for other in inside:
+        inner = _hourglass(other, maps, parts)
+        found += [other] if inner is None else inner
+    return found

@@ -12,9 +12,10 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
+from segproof.axes import Evidence, named, plainly
 from segproof.errors import ModelError, UnknownNameError
 from segproof.kernels import EXACT, Kernels
-from segproof.layers import Layer, find_layers, tracing
+from segproof.layers import Layer, find_layers
 
 __all__ = [
     "Layer",
@@ -92,6 +93,7 @@ class SegmentationModel(nn.Module):
         self.bands = len(mean) if mean is not None else None
         self._modules_seen: list[tuple[str, nn.Module]] = []
         self._layers_seen: dict[tuple[int, ...], list[Layer]] = {}
+        self._evidence: dict[int, Evidence] = {}
         self.register_buffer("mean", torch.tensor(mean or [0.0]).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std or [1.0]).view(-1, 1, 1), persistent=False)
 
@@ -242,15 +244,36 @@ class SegmentationModel(nn.Module):
         `decoder:-1` finest, also counted from the end).
         """
         sides = (size, size) if isinstance(size, int) else size
-        shape = (1, bands or self.input_bands, *sides)
-        modules = list(self.net.named_modules())
-        if modules != self._modules_seen or len(self._layers_seen) == SIZES:
-            self._modules_seen, self._layers_seen = modules, {}
+        bands = bands or self.input_bands
+        evidence, shape = self.evidence(sides, bands), (1, bands, *sides)
+        if len(self._layers_seen) == SIZES:
+            self._layers_seen = {}
         if shape not in self._layers_seen:
-            with tracing(self.net, 1, sides) as seen, evaluating(self), torch.inference_mode():
-                self(torch.zeros(shape, device=self.device))
-            self._layers_seen[shape] = find_layers(self.net, seen, self.channels, sides)
+            with evaluating(self), torch.inference_mode(mode=False), torch.no_grad():
+                seen = evidence.trace(self.net, sides, self._show(bands))
+            self._layers_seen[shape] = find_layers(self.net, evidence, seen, self.channels, sides)
         return list(self._layers_seen[shape])
+
+    def evidence(self, size: tuple[int, int], bands: int | None = None) -> Evidence:
+        """How the results of the modules lie over pictures of `size`: the network is run on zeros
+        of that size and of another one, once for as long as its modules stay the same ones.
+        """
+        bands, modules = bands or self.input_bands, list(self.net.named_modules())
+        if modules != self._modules_seen:
+            self._modules_seen, self._layers_seen, self._evidence = modules, {}, {}
+        evidence = self._evidence.setdefault(bands, Evidence())
+        # what a network keeps from a run in inference mode could enter no graph later
+        with evaluating(self), torch.inference_mode(mode=False), torch.no_grad():
+            evidence.gather(self.net, size, self.stride, self._show(bands))
+        return evidence
+
+    def _show(self, bands: int) -> Callable[[Tensor | tuple[int, int]], Any]:
+        def show(what: Tensor | tuple[int, int]) -> Any:
+            picture = torch.zeros(bands, *what) if isinstance(what, tuple) else what
+            weights = (p for p in self.net.parameters() if p.is_floating_point())
+            return self(picture.expand(bands, -1, -1)[None].to(next(weights, self.mean)))
+
+        return show
 
     def resolve_layer(self, name: str, size: int | tuple[int, int] = 512) -> str:
         """The module path of a layer given by path or alias (`decoder:1`, `decoder:-1`,
@@ -259,9 +282,9 @@ class SegmentationModel(nn.Module):
         Raises:
             UnknownNameError: no such layer; near matches are named.
         """
-        modules = dict(self.net.named_modules())
-        if name in modules and name:
-            return name
+        modules, plain = named(self.net), plainly(name)
+        if name and (name in modules or plain in modules):
+            return name if name in modules else plain
         known = self.layers(size)
         kind, _, place = ("encoder:-1" if name == "bottleneck" else name).partition(":")
         group = [layer for layer in known if layer.alias.startswith(f"{kind}:")]
