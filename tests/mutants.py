@@ -35,6 +35,8 @@ TESTS = {
     "cam": ["test_cam"],
     "target": ["test_regions", "test_target", "test_capture"],
     "model": ["test_model", "test_adapters", "test_capture"],
+    "outputs": ["test_outputs", "test_adapters"],
+    "inputs": ["test_inputs"],
     "capture": ["test_capture"],
     "explain": ["test_explain", "test_regions", "test_cam"],
     "evidence": ["test_evidence"],
@@ -398,10 +400,46 @@ MUTANTS: list[Mutant] = [
             "images / self.std - self.mean",
             "the mean is in image units",
         ),
+    ),
+    *_of(
+        "outputs",
         (
             "scores.clamp_min(torch.finfo(scores.dtype).tiny).log()",
             "scores.clamp_min(torch.finfo(scores.dtype).tiny)",
             "a class map of queries is a logarithm",
+        ),
+        (
+            'return value.log() if activation == "softmax" else value.log() - torch.log1p(-value)',
+            "return value.log()",
+            "the logit of a probability",
+        ),
+        (
+            "return value - torch.log(-torch.expm1(value))",
+            "return value",
+            "the logit of the logarithm of a probability",
+        ),
+        (
+            "if not self._below:\n            raise",
+            "if False:\n            raise",
+            "probabilities are no logits",
+        ),
+        (
+            "if len(inside) > 1:",
+            "if len(inside) > 9:",
+            "of several outputs none is taken",
+        ),
+    ),
+    *_of(
+        "inputs",
+        (
+            "low < DARK * unit or high_ > BRIGHT * unit",
+            "high_ > BRIGHT * unit",
+            "a normalised picture is refused",
+        ),
+        (
+            "low < DARK * unit or high_ > BRIGHT * unit",
+            "low < DARK * unit",
+            "a picture of 0-255 is refused by a network of 0-1",
         ),
     ),
     *_of(

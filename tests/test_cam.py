@@ -39,7 +39,7 @@ from segproof.explain import Explanation, fuse, normalise
 from segproof.model import SegmentationModel
 from segproof.perturb import seeded
 from segproof.target import BoundTarget, Target
-from sideeffects import Fails, facts, unsettle
+from sideeffects import Fails, facts, told, unsettle
 from toys import LAYERS, Shallow, toy_images, toy_model, toy_truth
 
 FIVE = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
@@ -1157,7 +1157,7 @@ def test_the_model_is_untouched_after(place: str, method: str, error: type[BaseE
     after = {"network": count}.get(place)
     with failing.network(model, after):
         before = facts(model, images)
-        with pytest.raises(error, match="on purpose"):
+        with pytest.raises(told(error, place), match="on purpose"):
             run(method, model, images, target)
         assert facts(model, images) == before
     assert failing.raised == 1

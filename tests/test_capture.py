@@ -14,7 +14,7 @@ from segproof.errors import ModelError, UnknownNameError
 from segproof.explain import explain_all
 from segproof.model import SegmentationModel
 from segproof.target import Target
-from sideeffects import Fails, facts, unsettle
+from sideeffects import Fails, facts, told, unsettle
 from toys import LAYERS, toy_images, toy_model, toy_truth
 
 TARGETS = [
@@ -226,7 +226,7 @@ def test_nothing_is_left_behind_after(error: type[BaseException], place: str) ->
     target = failing.target(place, Target("roof")) if place != "network" else Target("roof")
     with failing.network(model, after=0 if place == "network" else None):
         before = facts(model, images)
-        with pytest.raises(error):
+        with pytest.raises(told(error, place)):
             capture(model, images, target, LAYERS)
         assert facts(model, images) == before
     assert failing.raised == 1

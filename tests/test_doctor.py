@@ -105,8 +105,8 @@ def test_the_shipped_network_is_well() -> None:
     assert facts(model, image) == before
     assert {name: item.verdict for name, item in found.items()} == dict.fromkeys(
         (
-            "network", "forward", "sizes", "chance", "classes", "layers", "axes", "gradients",
-            "maps", "behaviour", "speed",
+            "network", "units", "forward", "output", "sizes", "chance", "classes", "layers",
+            "axes", "gradients", "maps", "behaviour", "speed",
         ),
         "ok",
     )  # fmt: skip
@@ -186,7 +186,7 @@ def out_of_tea(images: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("answer", "text", "fix"),
     [
-        (lambda x: {"a": x, "b": x}, "'a': a tensor (1, 3, 64, 96)", "output=lambda result: "),
+        (lambda x: {"a": x, "b": x}, "2 outputs that could be the logits", 'output="a"'),
         (lambda x: x.mean(), "a tensor ()", "or the right class names"),
         (lambda x: x / 0, "not finite", "mean and std"),
         (out_of_tea, "RuntimeError: out of tea", "alone"),
@@ -195,7 +195,7 @@ def out_of_tea(images: Tensor) -> Tensor:
 def test_what_does_not_work_is_said_in_plain_words(answer: Any, text: str, fix: str) -> None:
     model = SegmentationModel(Says(answer), classes=CLASSES)
     found = findings(model)
-    assert list(found) == ["network", "forward"]
+    assert list(found) == ["network", "units", "forward"]
     assert found["network"].verdict == "warning"
     assert "--mean and --std" in found["network"].fix
     assert found["forward"].verdict == "problem"
@@ -205,7 +205,7 @@ def test_what_does_not_work_is_said_in_plain_words(answer: Any, text: str, fix: 
 
 def test_a_class_that_no_layer_matters_for() -> None:
     model = SegmentationModel(
-        Says(lambda x: 0 * x + torch.eye(3)[1].view(-1, 1, 1)), classes=CLASSES
+        Says(lambda x: 0 * x + torch.eye(3)[1].view(-1, 1, 1)), classes=CLASSES, output="logits"
     )
     found = findings(model)
     assert found["classes"].verdict == "warning"
@@ -215,7 +215,7 @@ def test_a_class_that_no_layer_matters_for() -> None:
 
 
 def test_a_network_that_depends_on_its_batch() -> None:
-    model = SegmentationModel(Says(lambda x: x - x.mean(dim=0)), classes=CLASSES)
+    model = SegmentationModel(Says(lambda x: x - x.mean(dim=0)), classes=CLASSES, output="logits")
     found = findings(model)["behaviour"]
     assert found.verdict == "problem"
     assert "batch" in found.text
@@ -252,7 +252,8 @@ def test_parts_that_read_their_batch() -> None:
     ],
 )
 def test_gradients_are_compared_with_differences(answer: Any, verdict: str) -> None:
-    found = findings(SegmentationModel(Says(answer), classes=CLASSES))["gradients"]
+    model = SegmentationModel(Says(answer), classes=CLASSES, output="logits")
+    found = findings(model)["gradients"]
     assert found.verdict == verdict
     assert "against" in found.text
 
@@ -260,6 +261,26 @@ def test_gradients_are_compared_with_differences(answer: Any, verdict: str) -> N
 def test_saturated_probabilities() -> None:
     model = SegmentationModel(Says(lambda x: 1e4 * x), classes=CLASSES)
     assert findings(model)["slopes"].verdict == "warning"
+
+
+def test_pictures_in_other_units_are_a_problem() -> None:
+    model = load_model(demo_model_spec())
+    found = {f.about: f for f in diagnose(model, 255 * example_picture(model, (64, 64)))}
+    assert list(found) == ["network", "units"]
+    assert found["units"].verdict == "problem"
+    assert "divide the picture by 255" in found["units"].fix
+
+
+def test_outputs_that_are_probabilities_are_a_problem() -> None:
+    shipped = load_model(demo_model_spec())
+    net = nn.Sequential(shipped.net, nn.Sigmoid())
+    how: dict[str, Any] = {"classes": ["roof"], "mean": [0.5] * 3, "std": [0.5] * 3}
+    found = findings(SegmentationModel(net, **how))
+    assert found["forward"].verdict == "problem"
+    assert 'output="probabilities"' in found["forward"].fix
+    told = findings(SegmentationModel(net, **how, output="probabilities"))
+    assert told["output"].text.endswith("read as probabilities (as output= says)")
+    assert "problem" not in {item.verdict for item in told.values()}
 
 
 # --- from the command line ----------------------------------------------------------------------

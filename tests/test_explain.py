@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 from torch import Tensor, nn
 
 import reference
 from segproof.cam import CHANNELWISE, LAYERLESS, METHODS, RawMap
 from segproof.capture import Capture
+from segproof.data import read_image
 from segproof.errors import DataError, ModelError, SegproofError, UnknownNameError
 from segproof.explain import (
     DEFAULT_FILLS,
@@ -31,7 +35,7 @@ from segproof.explain import (
 from segproof.model import SegmentationModel
 from segproof.perturb import FILLS, Fill
 from segproof.target import Target
-from sideeffects import Fails, facts, unsettle
+from sideeffects import Fails, facts, told, unsettle
 from toys import ToyNet, toy_images, toy_model, toy_truth
 
 ROOF = Target("roof")
@@ -516,7 +520,7 @@ def test_a_method_that_returns_no_map(result: Any, found: str) -> None:
 def test_unknown_names() -> None:
     model = toy_model()
     for how, near in (
-        ({"method": "gradcam"}, "grad_cam"),
+        ({"method": "grad_kam"}, "grad_cam"),
         ({"layer": "decoder:3"}, "decoder:"),
         ({"fill": "nutral"}, "neutral"),
         ({"target": Target("roofs")}, "roof"),
@@ -536,8 +540,8 @@ def test_pictures_and_masks_that_do_not_fit() -> None:
             explain(model, picture(), target=ROOF, layer="decoder:1", **masks)
     with pytest.raises(DataError, match="no truth mask"):
         explain(model, picture(), target=PAPER)
-    with pytest.raises(ModelError, match="add the batch"):
-        explain(model, picture()[None], target=ROOF)
+    with pytest.raises(DataError, match="2 pictures"):
+        explain(model, torch.stack([picture(), picture()]), target=ROOF)
 
 
 @pytest.mark.parametrize("target", [ROOF, PAPER])
@@ -572,10 +576,10 @@ def test_nothing_is_left_behind_after_an_error_in_a_fill(
 @pytest.mark.parametrize("after", [0, 1, 4])
 def test_nothing_is_left_behind_after_an_error(error: type[BaseException], after: int) -> None:
     model, image = toy_model(3), picture(3)
+    model.layers(16)  # how its layers lie is found once, by runs of their own
     unsettle(model)
-    model.evidence((16, 16))  # what fails at the second size is a size that is not taken
     before, fails = facts(model, image), Fails(error)
-    with fails.network(model, after), pytest.raises(error):
+    with fails.network(model, after), pytest.raises(told(error, "network")):
         explain_all(model, image, methods=ALL, layers=BOTH, target=ROOF, batch=1)
     assert fails.raised == 1
     assert facts(model, image) == before
@@ -688,7 +692,7 @@ def test_smooth_counts_its_forwards() -> None:
         nonlocal calls
         calls += len(given[0])
 
-    model.evidence((16, 16))  # runs of its own, once for a network
+    model.layers(16)  # how its layers lie is found once, by runs of their own
     handle = model.net.register_forward_pre_hook(count)
     model.resolve_layer("decoder.blocks.0")
     made = explain(model, image, target=ROOF, smooth=True, layer="decoder.blocks.0")
@@ -823,3 +827,73 @@ def test_a_fill_that_fails_leaves_nothing_behind(error: type[BaseException]) -> 
     with pytest.raises(error, match="on purpose"):
         explain(model, image, method="score_cam", layer="decoder:1", target=ROOF, fill=failing)
     assert facts(model, image) == before
+
+
+# --- the door -------------------------------------------------------------------------------------
+def test_pictures_targets_and_models_as_users_have_them(tmp_path: Path) -> None:
+    """A path, a PIL picture, arrays either way round, a batch and sample dicts give one map."""
+    torch.manual_seed(0)
+    net = smp.Unet("resnet18", encoder_weights=None, classes=1)
+    how: dict[str, Any] = {"classes": ["roof"], "mean": [0.5] * 3, "std": [0.25] * 3}
+    model = SegmentationModel(net, **how).eval()
+    values = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    exact = torch.from_numpy(values).permute(2, 0, 1).float() / 255
+    target = Target("roof", "box:8,8,40,40")
+    wanted = explain(model, exact, target=target, layer="decoder:2")
+    given: list[Any] = [
+        str(tmp_path / "a.png"),
+        tmp_path / "a.png",
+        Image.fromarray(values),
+        values,
+        values.transpose(2, 0, 1),
+        exact[None],
+        {"image": exact},
+        {"image": exact[None], "mask": torch.ones(1, 64, 96, dtype=torch.int64)},
+        read_image(tmp_path / "a.png"),
+    ]
+    for picture_ in given:
+        made = explain(model, picture_, target=target, layer="decoder:2")
+        assert torch.equal(made.raw, wanted.raw), type(picture_)
+    several = explain_all(
+        model,
+        torch.stack([exact, exact.flip(2)]),
+        methods=["grad_cam", "hires_cam"],
+        layers=["decoder:2"],
+        target=target,
+    )
+    assert len(several) == 4
+    assert torch.equal(several[0].raw, wanted.raw)
+    spelled = explain(model, exact, target=target, layer="decoder:2", method="Grad-CAM")
+    assert torch.equal(spelled.raw, wanted.raw)
+    assert spelled.method == "grad_cam"
+    plain = explain(net.eval(), exact, target="object", layer="decoder:2")
+    assert plain.target == Target("object")
+
+
+def test_a_sample_brings_its_truth_and_its_valid_pixels() -> None:
+    model, image, truth = toy_model(3), picture(3), toy_truth(3)[0]
+    sample = {"image": image.float(), "mask": truth.long(), "valid": torch.ones(16, 16).bool()}
+    sample["valid"][:, :4] = False
+    target = Target("roof", "truth")
+    made = explain(model, sample, target=target, layer="decoder:1")
+    assert made.explained is not None
+    assert torch.equal(made.explained, truth & sample["valid"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fix"),
+    [
+        (lambda x: (255 * x).to(torch.uint8), "255"),
+        (lambda x: 255 * x, "divide the picture by 255"),
+        (lambda x: (x - 0.5) / 0.25, "normalised already"),
+        (lambda x: 1815 * x, "divide the picture by"),
+    ],
+)
+def test_pictures_in_other_units_are_refused(spoil: Any, fix: str) -> None:
+    net = smp.Unet("resnet18", encoder_weights=None, classes=1)
+    model = SegmentationModel(net, classes=["roof"], mean=[0.5] * 3, std=[0.25] * 3).eval()
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(DataError) as got:
+        explain(model, spoil(image), target="roof")
+    assert fix in got.value.fix

@@ -195,12 +195,26 @@ def test_skip_connections_of_other_sizes_name_the_padding(model: SegmentationMod
         model(toy_images(side=20)[:, :, :18, :16])
 
 
-def test_other_errors_of_the_network_stay_as_they_are() -> None:
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, ValueError, KeyError, AssertionError])
+def test_other_errors_of_the_network_say_what_it_was_given(error: type[Exception]) -> None:
     def fail(images: Tensor) -> Tensor:
-        raise RuntimeError("divisible by nothing")
+        raise error("divisible by nothing")
 
-    with pytest.raises(RuntimeError, match="divisible by nothing"):
+    with pytest.raises(ModelError) as got:
         says(fail)(torch.rand(1, 3, 32, 64))  # no padding would help
+    assert f"{error.__name__}: " in got.value.found
+    assert "divisible by nothing" in got.value.found
+    assert "float32 [1, 3, 32, 64]" in got.value.found
+    assert isinstance(got.value.__cause__, error)
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError, KeyboardInterrupt])
+def test_lack_of_memory_and_a_stop_are_no_faults_of_the_network(error: Any) -> None:
+    def fail(images: Tensor) -> Tensor:
+        raise error("on purpose")
+
+    with pytest.raises(error, match="on purpose"):
+        says(fail)(torch.rand(1, 3, 32, 64))
 
 
 # --- names ----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from segproof.model import SegmentationModel
 from segproof.perturb import Fill, make_fill, perturb, seeded
 from segproof.quality import CARDS
 from segproof.target import BoundTarget, Target
-from sideeffects import Fails, facts, unsettle
+from sideeffects import Fails, facts, told, unsettle
 from toys import Shallow, toy_images, toy_model
 
 SEEDS = st.integers(0, 10_000)
@@ -885,7 +885,7 @@ def test_nothing_is_changed_when_something_fails(name: str, error: type[BaseExce
     fails = Fails(error)
     with fails.network(case.model, after=0):
         before = facts(case.model, case.seen.images)
-        with pytest.raises(error, match="on purpose"):
+        with pytest.raises(told(error, "network"), match="on purpose"):
             CARDS[name].function(case)
         assert fails.raised == 1
         assert facts(case.model, case.seen.images) == before

@@ -503,7 +503,8 @@ def test_whatever_a_network_raises_is_the_tiles_reason(tiles: Path, tmp_path: Pa
     model = SegmentationModel(Wrong(), classes=["building"]).eval()
     made = study_of(tiles).run(tmp_path / "run", model=model, data=FolderDataset(tiles))
     [reason] = set(made.tiles["reason"]) - {"", "no building in the truth"}
-    assert reason == r"KeyError: 'a bug \x1b[31m in here'"
+    assert r"a network that ends in KeyError: 'a bug \x1b[31m in here'" in reason
+    assert "float32 [1, 3, 32, 32]" in reason
     assert made.manifest["tiles"]["ok"] == 26
 
 

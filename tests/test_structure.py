@@ -17,6 +17,8 @@ ORDER = [
     "scenes",
     "axes",
     "layers",
+    "outputs",
+    "inputs",
     "kernels",
     "model",
     "load",
@@ -55,6 +57,7 @@ ORDER = [
     "specimens",
     "testing",
     "doctor",
+    "options",
     "cli",
 ]
 PACKAGE = Path(segproof.__file__).parent

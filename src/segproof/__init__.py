@@ -1,7 +1,7 @@
 """segproof explains segmentation networks and puts the explanations on trial."""
 
 from segproof.cam import METHODS
-from segproof.data import FolderDataset, Sample, read_image, read_mask
+from segproof.data import FolderDataset, MaskValues, Reading, Sample, read_image, read_mask
 from segproof.errors import (
     DataError,
     DiskError,
@@ -11,8 +11,16 @@ from segproof.errors import (
     TooManyFailedError,
     UnknownNameError,
 )
-from segproof.explain import Explanation, explain, explain_all, explain_objects, fuse
-from segproof.load import load_model, save_model
+from segproof.explain import (
+    Explanation,
+    as_picture,
+    as_pictures,
+    explain,
+    explain_all,
+    explain_objects,
+    fuse,
+)
+from segproof.load import as_model, load_model, save_model
 from segproof.measures import MEASURES
 from segproof.model import Layer, SegmentationModel, probabilities, queries, query_model
 from segproof.perturb import FILLS, STRATEGIES, binarise
@@ -34,7 +42,9 @@ __all__ = [
     "Explanation",
     "FolderDataset",
     "Layer",
+    "MaskValues",
     "ModelError",
+    "Reading",
     "Region",
     "Results",
     "Sample",
@@ -46,6 +56,9 @@ __all__ = [
     "TooManyFailedError",
     "UnknownNameError",
     "Until",
+    "as_model",
+    "as_picture",
+    "as_pictures",
     "binarise",
     "explain",
     "explain_all",

@@ -21,7 +21,7 @@ from segproof.model import SegmentationModel
 from segproof.results import COLUMNS, Results, checksum, in_use, reading
 from segproof.spread import digest_of_names, with_threads
 from segproof.study import Study
-from segproof.trial import check_units, digest_or_none, study_tile
+from segproof.trial import digest_or_none, study_tile
 
 __all__ = [
     "DataReport",
@@ -80,7 +80,7 @@ def _surveyed(
             continue
         try:
             _check_fit(model, found.sample["image"].shape, pad=pad)
-            check_units(model, found.sample["image"])
+            model.check_units(found.sample["image"])
         except DataError as error:
             yield found._replace(reason=str(error), error=error)
         else:
@@ -158,7 +158,7 @@ def survey_data(
     made = find_pairs(root, how.get("images"), how.get("masks"))
     if model is not None:
         classes = max(classes, model.mask_values)
-        names = _names_of(model) if names is None else names
+        names = model.mask_names if names is None else names
     names = names or [str(index) for index in range(classes)]
     how |= {"ignore_index": ignore_index, "classes": classes, "made": made, "names": names}
     tally = _Tally(root)
@@ -180,15 +180,6 @@ def survey_data(
         len(made.unused_masks),
         tally.more,
     )
-
-
-def _names_of(model: SegmentationModel) -> list[str]:
-    """The class of each mask value; value 0 of a network of one class is the background."""
-    names = [str(index) for index in range(model.mask_values)]
-    names[0] = "background"
-    for index, name in enumerate(model.classes):
-        names[model.mask_value(index)] = name
-    return names
 
 
 def _below(root: Path, path: Path) -> str:

@@ -106,7 +106,7 @@ class Pass:
             images=self.images,
             logits=logits,
             bound=bound,
-            activations={path: value.detach() for path, value in self.recorded.items()},
+            activations={path: _full(value.detach()) for path, value in self.recorded.items()},
             gradients=self._slopes(bound, keep=not last) if self.gradients else {},
             baseline=None if baseline is None else baseline.to(self.images),
             batch=batch,
@@ -138,8 +138,13 @@ class Pass:
                     "choose a later layer, or take torch.no_grad out of the network's forward",
                 )
             slope = torch.zeros_like(kept.value) if slope is None else slope
-            found[path] = kept.axes.read(slope)
+            found[path] = _full(kept.axes.read(slope))
         return found
+
+
+def _full(values: Tensor) -> Tensor:
+    """float32 of shorter formats: maps are sums over many channels."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def observe(
@@ -310,7 +315,7 @@ def _recording(
     model: SegmentationModel, layers: Sequence[str], images: Tensor
 ) -> Iterator[dict[str, _Kept | _Unread]]:
     modules = named(model.net)
-    size = (images.shape[-2], images.shape[-1])
+    size = model.seen_size((images.shape[-2], images.shape[-1]))
     found: dict[str, _Kept | _Unread] = {}
     asked: dict[str, nn.Module] = {}
     for path in layers:
@@ -326,6 +331,8 @@ def _recording(
 
     def keep(path: str) -> Callable[..., Any]:
         def hook(module: nn.Module, inputs: Any, options: Any, result: Any) -> Any:
+            if model.probing:
+                return None
             axes = evidence.find(plainly(path), size, Result.of(result), len(images))
             if not isinstance(axes, Axes):
                 shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
@@ -442,15 +449,17 @@ def rerun(
     among the inputs, or one changed in place; hooks on modules inside, tensors kept in attributes.
     A layer that runs several times is replaced in its last run, the one that is captured.
     """
-    plain, size = plainly(path), (image.shape[-2], image.shape[-1])
+    plain, size = plainly(path), model.seen_size((image.shape[-2], image.shape[-1]))
     layer = named(model.net)[plain]
     evidence = model.evidence(size, image.shape[0])
-    past, held = _Past(), _held(model.net)
+    past, held = _Past(lambda: model.probing), _held(model.net)
     put: Tensor | None = None
     runs = last = 0
 
     def hook(_module: nn.Module, inputs: Any, options: Any, result: Any) -> Any:
         nonlocal runs
+        if model.probing:
+            return None
         runs, past.over = runs + 1, True
         if put is None or runs != last:
             return None
@@ -462,7 +471,7 @@ def rerun(
                 "choose another layer",
             )
         value = part(result, axes.where)
-        new = axes.write(value, put)
+        new = axes.write(value, put.to(value.dtype))
         if not _is_fresh(value, held, (inputs, options)):
             # a copy, as in a capture: an in-place ReLU behind the layer may not change the argument
             return with_part(result, value, new.clone())
@@ -496,15 +505,15 @@ def rerun(
 class _Past:
     """Results of the modules that have returned, in order, until the layer has (`over`)."""
 
-    def __init__(self) -> None:
-        self.over = False
+    def __init__(self, idle: Callable[[], bool]) -> None:
+        self.over, self.idle = False, idle
         self._results: list[tuple[nn.Module, Any]] = []
         self._left: dict[nn.Module, deque[Any]] = {}
         self._repeats = 1
 
     def record(self, module: nn.Module, forward: Forward) -> Forward:
         def recorded(*inputs: Any, **named: Any) -> Any:
-            if self.over:
+            if self.over or self.idle():
                 return forward(*inputs, **named)
             start, given = len(self._results), _tensors((inputs, named))
             before = _versions(given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -19,8 +19,15 @@ from rich.table import Table
 from segproof import audit, benchmark, evidence, plot, report, tables
 from segproof.cam import LAYERLESS, METHODS, score_cam
 from segproof.compare import MARGIN, compare
-from segproof.data import FolderDataset, read_image, read_mask
-from segproof.doctor import diagnose, example_picture, layer_facts
+from segproof.data import (
+    FolderDataset,
+    MaskValues,
+    Reading,
+    expand_pictures,
+    read_image,
+    read_mask,
+)
+from segproof.doctor import Finding, diagnose, example_picture, layer_facts
 from segproof.errors import (
     DataError,
     DiskError,
@@ -36,18 +43,30 @@ from segproof.explain import (
     explain_objects,
     resolve_method,
 )
+from segproof.inputs import display_range
 from segproof.judge import Card
 from segproof.kernels import EXACT, keep_blocks
 from segproof.load import demo_model_spec, load_model
 from segproof.measures import BOUNDARY, MEASURES, MeasureInfo
 from segproof.model import SegmentationModel, query_model
+from segproof.options import (
+    NETWORK,
+    READING,
+    Masks,
+    Network,
+    Pairs,
+    Pictures,
+    names_of,
+    numbers_of,
+    whole_of,
+)
 from segproof.pace import choose_kernels, distance_of, score_distance
 from segproof.perturb import FILLS
 from segproof.probe import OUTLINES, choose_fills, choose_outline, probe_fills
 from segproof.results import Results, probe, write_atomic
 from segproof.scenes import SceneDataset, write_scenes
 from segproof.sequential import LEAST, Asked, Until
-from segproof.settings import CONTROLS, MAP_MEASURES, PUBLISHED, read_toml
+from segproof.settings import CONTROLS, MAP_MEASURES, PUBLISHED, read_toml, reading_for
 from segproof.spread import best_workers
 from segproof.study import Study
 from segproof.target import REGIONS, Preset, Reduce, Space, Target, check_region
@@ -55,6 +74,7 @@ from segproof.terminal import (
     escape,
     graceful_stop,
     print_cards,
+    print_check,
     print_comparison,
     print_evidence,
     print_fills,
@@ -114,18 +134,14 @@ ModelFlag = Annotated[
     str,
     Parameter(
         "--model",
-        help="smp:DIR, hf:DIR, torchvision:NAME:FILE, lightning:FILE or python:MOD:FACTORY.",
+        help="A folder or a checkpoint; or smp:DIR, smp:ARCH:ENCODER:FILE, hf:DIR,"
+        " torchvision:NAME:FILE, lightning:FILE or python:MODULE:FACTORY.",
     ),
 ]
-ClassesFlag = Annotated[
-    str | None, Parameter("--classes", help="Class names, a,b,c, where segproof.json has none.")
-]
-MeanFlag = Annotated[str | None, Parameter("--mean", help="Normalisation mean per band, a,b,c.")]
-StdFlag = Annotated[str | None, Parameter("--std", help="Normalisation deviation per band, a,b,c.")]
-ActivationFlag = Annotated[
-    Literal["softmax", "sigmoid"] | None,
-    Parameter("--activation", help="softmax (one class per pixel) or sigmoid (several)."),
-]
+NetworkFlags = Annotated[Network, Parameter(name="*", group=NETWORK)]
+PictureFlags = Annotated[Pictures, Parameter(name="*", group=READING)]
+MaskFlags = Annotated[Masks, Parameter(name="*", group=READING)]
+PairFlags = Annotated[Pairs, Parameter(name="*", group=READING)]
 ImageFlag = Annotated[
     Path | None, Parameter("--image", help="A picture of yours; else one is generated.")
 ]
@@ -139,7 +155,7 @@ ScoreFlag = Annotated[
     ),
 ]
 AllowFlag = Annotated[
-    bool, Parameter("--allow-code", negative=(), help="Let python:MOD:FACTORY run its code.")
+    bool, Parameter("--allow-code", negative=(), help="Let python:MODULE:FACTORY run its code.")
 ]
 
 
@@ -147,26 +163,23 @@ AllowFlag = Annotated[
 def layers(
     *,
     model: ModelFlag,
-    size: Annotated[int, Parameter(help="Side of the picture, px.")] = 512,
     image: ImageFlag = None,
-    classes: ClassesFlag = None,
-    activation: ActivationFlag = None,
-    mean: MeanFlag = None,
-    std: StdFlag = None,
-    allow_code: AllowFlag = False,
+    pictures: PictureFlags = Pictures(),
+    network: NetworkFlags = Network(),
 ) -> int:
     """List the layers worth explaining: alias, module path, stride, channels, size of the map.
 
     Beside them, on one picture: channels that are zero everywhere, and the receptive field, the
     side of the square that holds 95 % of what a cell in the middle depends on.
     """
-    network = _load(model, classes, activation, mean, std, allow_code)
-    picture = _picture(image, network, size)
+    loaded = _load(model, network)
+    picture = _picture(image, loaded, pictures, 512)
+    loaded.check_units(picture)
     table = Table("alias", "module path", box=None, header_style="bold")
     headings = ("stride (px)", "channels", "map (px)", "zero channels (%)", "receptive field (px)")
     for name in headings:
         table.add_column(name, justify="right")
-    for facts in layer_facts(network, picture):
+    for facts in layer_facts(loaded, picture):
         layer = facts.layer
         height, width = layer.size
         table.add_row(
@@ -191,21 +204,16 @@ def doctor(
     model: ModelFlag,
     image: ImageFlag = None,
     class_: Annotated[str | None, Parameter("--class", help="Class to try.")] = None,
-    size: Annotated[int, Parameter(help="Side of the generated picture, px.")] = 256,
-    classes: ClassesFlag = None,
-    activation: ActivationFlag = None,
-    mean: MeanFlag = None,
-    std: StdFlag = None,
-    allow_code: AllowFlag = False,
+    pictures: PictureFlags = Pictures(),
+    network: NetworkFlags = Network(),
 ) -> int:
     """Run one picture through everything and say what works, what does not, and what to pass.
 
     Exit codes: 0 fine to explain, 4 something does not work, 2 the network cannot be loaded.
     """
-    network = _load(model, classes, activation, mean, std, allow_code)
-    picture = _picture(image, network, size)
+    loaded = _load(model, network)
     problems = 0
-    for finding in diagnose(network, picture, class_=class_):
+    for finding in _findings(image, loaded, pictures, class_):
         word, colour = {
             "ok": ("ok", "green"),
             "warning": ("look", "yellow"),
@@ -218,7 +226,7 @@ def doctor(
     if problems:
         out.print("[bold red]Not ready:[/] see above.")
         return SOME_FAILED
-    name = escape(class_ or network.classes[-1])
+    name = escape(class_ or loaded.classes[-1])
     out.print(
         f"[bold green]Ready.[/] segproof explain TILE.png --model {escape(model)} --class {name}"
         " --layer decoder:-1 --out explained"
@@ -228,7 +236,7 @@ def doctor(
 
 @app.command(name="explain")
 def explain_command(
-    *images: Path,
+    *images: Annotated[str, Parameter(help="Pictures, folders of pictures, patterns.")],
     model: ModelFlag,
     class_: Annotated[
         str | None, Parameter("--class", help="Class to explain, by name or index.")
@@ -252,7 +260,6 @@ def explain_command(
         int | None, Parameter(help="Explain one query's mask instead of a class (Mask2Former ...).")
     ] = None,
     mask: Annotated[Path | None, Parameter(help="Truth mask, for truth, fp, fn.")] = None,
-    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
     preset: Annotated[Preset, Parameter(help="strict, or paper as published.")] = "strict",
     fill: Annotated[
         str | None, Parameter(help="What Score-CAM, RISE and the like hide pixels with.")
@@ -266,22 +273,20 @@ def explain_command(
     batch: Annotated[int, Parameter(help="Pictures per forward.")] = 4,
     score_channels: ScoreFlag = None,
     seed: Annotated[int, Parameter(help="Seed of the fill.")] = 0,
-    classes: ClassesFlag = None,
-    activation: ActivationFlag = None,
-    mean: MeanFlag = None,
-    std: StdFlag = None,
-    allow_code: AllowFlag = False,
+    pictures: PictureFlags = Pictures(),
+    masks: MaskFlags = Masks(),
+    network: NetworkFlags = Network(),
 ) -> int:
     """Explain pictures: STEM.npy (heatmap 0-1, float32), STEM.png, explanations.json."""
-    network = _load(model, classes, activation, mean, std, allow_code)
+    loaded = _load(model, network)
     if query is not None:
-        network, class_ = query_model(network, query), f"query {query}"
+        loaded, class_ = query_model(loaded, query), f"query {query}"
     if class_ is None:
-        raise StudyError("no class", "--class NAME", f"one of {', '.join(network.classes)}")
+        raise StudyError("no class", "--class NAME", f"one of {', '.join(loaded.classes)}")
     region = region or ("truth" if preset == "paper" else "prediction")
     check_region(preset, region)
     target = Target(class_, region, space, reduce, preset, rival=rival)
-    index = network.class_index(class_)
+    index = loaded.class_index(class_)
     resolve_method(method, preset)
     shortcut = score_channels is not None
     if shortcut and (method != "score_cam" or preset == "paper"):
@@ -292,18 +297,26 @@ def explain_command(
         )
     if smooth and objects:
         raise StudyError("--smooth with --objects", "one of both", "explain one object:N smoothly")
-    _check_images(images, mask, network, ignore_index)
+    paths = expand_pictures(images)
+    how_read = reading_for(loaded, **pictures.settings())
+    truth_of = partial(
+        read_mask,
+        classes=loaded.mask_values,
+        ignore_index=loaded.mask_ignore if masks.ignore_index is None else masks.ignore_index,
+        values=None
+        if masks.mask_values is None
+        else MaskValues.of(masks.mask_values, loaded.mask_names),
+    )
+    _check_images(paths, mask, loaded, how_read, truth_of)
     records: list[dict[str, Any]] = []
     with progress_bar(err, "pictures") as advance:
-        for done, path in enumerate(images):
-            advance(done, len(images))
-            sample = read_image(path)
+        for done, path in enumerate(paths):
+            advance(done, len(paths))
+            sample = read_image(path, reading=how_read)
             truth, valid = None, sample["valid"]
             if mask is not None:
-                values, counts = read_mask(
-                    mask, classes=network.mask_values, ignore_index=ignore_index
-                )
-                truth, valid = values == network.mask_value(index), valid & counts
+                values, counts = truth_of(mask)
+                truth, valid = values == loaded.mask_value(index), valid & counts
             how: dict[str, Any] = {
                 "methods": [partial(score_cam, channels=score_channels) if shortcut else method],
                 "layers": [layer],
@@ -316,23 +329,23 @@ def explain_command(
                 "padded": pad,
             }
             if objects:
-                each = explain_objects(network, sample["image"], min_area=min_area, **how)
+                each = explain_objects(loaded, sample["image"], min_area=min_area, **how)
             else:
-                each = iter([explain_all(network, sample["image"], smooth=smooth, **how)])
+                each = iter([explain_all(loaded, sample["image"], smooth=smooth, **how)])
             for number, [made] in enumerate(each, start=1):
                 out_.mkdir(parents=True, exist_ok=True)
                 stem = f"{path.stem}-object{number}" if objects else path.stem
                 records.append(
-                    _write_explanation(out_, path, stem, sample["image"], made, truth, fill)
+                    _write_explanation(out_, path, stem, sample["image"], made, truth, fill, loaded)
                     | {"score_channels": score_channels}
                 )
             # the distance of the shortcut, on the first picture of several
-            if shortcut and not (objects or done) and len(images) > 1:
+            if shortcut and not (objects or done) and len(paths) > 1:
                 [exact] = explain_all(
-                    network, sample["image"], smooth=smooth, **(how | {"methods": [method]})
+                    loaded, sample["image"], smooth=smooth, **(how | {"methods": [method]})
                 )
                 records[-1]["exact"] = distance_of([made], [exact])
-        advance(len(images), len(images))
+        advance(len(paths), len(paths))
     if not records:
         raise DataError(
             f"no object of {min_area} px or more",
@@ -356,7 +369,8 @@ def study(
     *,
     model: Annotated[str | None, Parameter(help="As for `segproof layers`.")] = None,
     data: Annotated[
-        str | None, Parameter(help="Folder with image/label, images/gt or images/masks.")
+        str | None,
+        Parameter(help="Folder of tiles with masks; `segproof check` shows how they pair."),
     ] = None,
     class_: Annotated[str | None, Parameter("--class", help="Class to explain.")] = None,
     out_: Annotated[
@@ -414,7 +428,6 @@ def study(
     ] = None,
     limit: Annotated[int | None, Parameter(help="Only the first N tiles.")] = None,
     min_area: Annotated[int | None, Parameter(help="Smallest region, px. [64]")] = None,
-    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
     pad: Annotated[
         bool | None,
         Parameter(negative=(), help="Continue tiles to a size that the network takes."),
@@ -457,11 +470,10 @@ def study(
     dry_run: Annotated[
         bool, Parameter(negative=(), help="Only say how many forwards it takes, and how long.")
     ] = False,
-    classes: ClassesFlag = None,
-    activation: ActivationFlag = None,
-    mean: MeanFlag = None,
-    std: StdFlag = None,
-    allow_code: AllowFlag = False,
+    pairs: PairFlags = Pairs(),
+    pictures: PictureFlags = Pictures(),
+    masks: MaskFlags = Masks(),
+    network: NetworkFlags = Network(),
 ) -> int:
     """Put explanations on trial: tasks 1 (sweep), 2 (IoU drop) and 3 (layers), with a report.
 
@@ -474,9 +486,9 @@ def study(
         "class": class_,
         "methods": _names(methods, _LISTS["methods"]),
         "layers": _names(layers),
-        "thresholds": _numbers(thresholds, "--thresholds"),
-        "areas": _numbers(areas, "--areas"),
-        "masses": _numbers(masses, "--masses"),
+        "thresholds": numbers_of(thresholds, "--thresholds"),
+        "areas": numbers_of(areas, "--areas"),
+        "masses": numbers_of(masses, "--masses"),
         "otsu": otsu,
         "soft": soft,
         "grow": grow,
@@ -496,16 +508,12 @@ def study(
         "measures": _names(measures, tuple(MAP_MEASURES)),
         "limit": limit,
         "min_area": min_area,
-        "ignore_index": ignore_index,
         "batch": batch,
         "seed": seed,
         "device": device,
         "precision": precision,
         "score_channels": score_channels,
-        "classes": _names(classes),
-        "activation": activation,
-        "mean": _numbers(mean, "--mean"),
-        "std": _numbers(std, "--std"),
+        **_read(pairs, pictures, masks, network),
     }
     settings = _from_file(config) | {key: v for key, v in given.items() if v is not None}
     folder = out_ or settings.get("out")
@@ -516,12 +524,12 @@ def study(
         )
     chosen = Study.of(**{k: v for k, v in settings.items() if k != "out"})
     if dry_run:
-        return _dry_run(chosen, allow_code=allow_code, until=until)
+        return _dry_run(chosen, allow_code=network.allow_code, until=until)
     if folder is None:
         raise StudyError("no run folder", "--out DIR", "name a new folder for the results")
     how: dict[str, Any] = {"workers": workers, "threads": threads, "dask": dask}
     how |= {"keep_going": keep_going, "until_decided": until}
-    return _run(chosen, Path(folder), allow_code=allow_code, how=how)
+    return _run(chosen, Path(folder), allow_code=network.allow_code, how=how)
 
 
 @app.command
@@ -529,36 +537,44 @@ def check(
     data: Annotated[Path, Parameter(help="Folder of tiles with masks.")],
     *,
     model: Annotated[str | None, Parameter(help="Compare with this network too.")] = None,
-    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
     pad: Annotated[
         bool, Parameter(negative=(), help="Sizes that the network does not take will be continued.")
     ] = False,
-    classes: ClassesFlag = None,
-    activation: ActivationFlag = None,
-    mean: MeanFlag = None,
-    std: StdFlag = None,
-    allow_code: AllowFlag = False,
+    pairs: PairFlags = Pairs(),
+    pictures: PictureFlags = Pictures(),
+    masks: MaskFlags = Masks(),
+    network: NetworkFlags = Network(),
 ) -> int:
-    """Read every image and mask and name those that cannot be studied; no network is run.
+    """Read every image and mask: how they pair, what mask values mean, and what cannot be studied.
 
-    Exit codes: 0 all good, 2 no such folder, 4 some are bad.
+    No network is run. Exit codes: 0 all good, 2 no such folder, 4 some are bad.
     """
-    network = None
-    values = len(_names(classes) or ()) or 2
-    if model is not None:
-        network = _load(model, classes, activation, mean, std, allow_code)
-        values = network.mask_values
-    good, bad = 0, 0
+    loaded = None if model is None else _load(model, network)
+    given = names_of(network.classes)
+    names = loaded.mask_names if loaded else given
+    values = loaded.mask_values if loaded else len(given or ()) or 2
+    ignored = masks.ignore_index
+    if loaded is not None and ignored is None:
+        ignored = loaded.mask_ignore
+    mapped = None
+    if masks.mask_values is not None:
+        listed = names or [str(index) for index in range(values)]
+        mapped = MaskValues.of(masks.mask_values, listed)
     with progress_bar(err, "tiles") as advance:
-        for path, reason in audit.check(
-            data, model=network, ignore_index=ignore_index, classes=values, pad=pad
-        ):
-            good, bad = good + (not reason), bad + bool(reason)
-            if reason:
-                out.print(f"{escape(path.name)}: {escape(reason)}", soft_wrap=True, highlight=False)
-            advance(good + bad, None)
-    out.print(f"{good} good, {bad} bad")
-    return SOME_FAILED if bad else OK
+        found = audit.survey_data(
+            data,
+            model=loaded,
+            ignore_index=ignored,
+            classes=values,
+            pad=pad,
+            names=names,
+            tick=lambda tiles: advance(tiles, None),
+            values=mapped,
+            reading=reading_for(loaded, **pictures.settings()),
+            **pairs.settings(),
+        )
+    print_check(out, found)
+    return SOME_FAILED if found.bad else OK
 
 
 @app.command
@@ -612,7 +628,6 @@ def recommend(
     methods: Annotated[
         str, Parameter(help="a,b; Score-CAM and others that cost a forward per channel too.")
     ] = ",".join(QUICK),
-    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
     pad: Annotated[
         bool, Parameter(negative=(), help="Continue tiles to a size that the network takes.")
     ] = False,
@@ -623,11 +638,10 @@ def recommend(
         Parameter(help="Of perturbed pictures; or auto: the fastest that agrees."),
     ] = "float32",
     score_channels: ScoreFlag = None,
-    classes: ClassesFlag = None,
-    activation: ActivationFlag = None,
-    mean: MeanFlag = None,
-    std: StdFlag = None,
-    allow_code: AllowFlag = False,
+    pairs: PairFlags = Pairs(),
+    pictures: PictureFlags = Pictures(),
+    masks: MaskFlags = Masks(),
+    network: NetworkFlags = Network(),
 ) -> int:
     """Which method and layer to trust for this model and data, in one sentence.
 
@@ -642,28 +656,23 @@ def recommend(
         "thresholds": (),
         "areas": (0.05, 0.2),  # nearly as good as four (docs/evidence.md); .1 and .2 are not
         "limit": tiles,
-        "ignore_index": ignore_index,
         "pad": pad,
         "batch": batch,
         "device": device,
         "precision": precision,
         "score_channels": score_channels,
-        "classes": _names(classes),
-        "activation": activation,
-        "mean": _numbers(mean, "--mean"),
-        "std": _numbers(std, "--std"),
+        **_read(pairs, pictures, masks, network),
     }
     asked = Study.of(**settings)
     keep_blocks()
-    network = asked.open_model(allow_code=allow_code)
+    loaded = asked.open_model(allow_code=network.allow_code)
     aliases = [
-        layer.alias
-        for layer in network.layers(*asked.shown_size(network, asked.open_data(network)))
+        layer.alias for layer in loaded.layers(*asked.shown_size(loaded, asked.open_data(loaded)))
     ]
     stages = [alias for alias in aliases if alias.startswith("encoder")]
     blocks = [alias for alias in aliases if alias.startswith("decoder")]
     chosen = Study.of(**settings, layers=(*stages[-1:], *blocks))
-    return _run(chosen, out_, allow_code=allow_code, brief=True, network=network)
+    return _run(chosen, out_, allow_code=network.allow_code, brief=True, network=loaded)
 
 
 @app.command
@@ -674,16 +683,14 @@ def fills(
     class_: Annotated[str, Parameter("--class", help="Class to explain.")],
     tiles: Annotated[int, Parameter(help="How many tiles to look at, 16 at most.")] = 16,
     region: Annotated[str, Parameter(help="What is removed: truth, prediction, ...")] = "truth",
-    ignore_index: Annotated[int | None, Parameter(help="Mask value that does not count.")] = None,
     pad: Annotated[
         bool, Parameter(negative=(), help="Continue tiles to a size that the network takes.")
     ] = False,
     device: Annotated[str, Parameter(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    classes: ClassesFlag = None,
-    activation: ActivationFlag = None,
-    mean: MeanFlag = None,
-    std: StdFlag = None,
-    allow_code: AllowFlag = False,
+    pairs: PairFlags = Pairs(),
+    pictures: PictureFlags = Pictures(),
+    masks: MaskFlags = Masks(),
+    network: NetworkFlags = Network(),
 ) -> int:
     """Which fills this network is not fooled by: the target itself removed, by every fill and
     outline.
@@ -696,19 +703,15 @@ def fills(
         data=data,
         limit=tiles,
         region=region,
-        ignore_index=ignore_index,
         pad=pad,
         device=device,
-        classes=_names(classes),
-        activation=activation,
-        mean=_numbers(mean, "--mean"),
-        std=_numbers(std, "--std"),
+        **_read(pairs, pictures, masks, network),
         **{"class": class_},
     )
     keep_blocks()
-    network = chosen.open_model(allow_code=allow_code)
-    source = chosen.open_data(network)
-    probe, _ = probe_fills(chosen, network, source, min(tiles, len(source)), OUTLINES)
+    loaded = chosen.open_model(allow_code=network.allow_code)
+    source = chosen.open_data(loaded)
+    probe, _ = probe_fills(chosen, loaded, source, min(tiles, len(source)), OUTLINES)
     if not probe:
         raise StudyError(
             f"no tile with {class_} in the {region}, and predicted",
@@ -786,7 +789,9 @@ def train(
         sources += [FolderDataset(folder) for folder in data]
     if scenes:
         sources.append(SceneDataset(scenes, scene_seed))
-    channels = None if decoder_channels is None else _whole(decoder_channels, "--decoder-channels")
+    channels = (
+        None if decoder_channels is None else whole_of(decoder_channels, "--decoder-channels")
+    )
     keep_blocks()
     with progress_bar(err, "steps") as advance:
         record = train_network(
@@ -946,23 +951,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else OK
 
 
-def _load(
-    spec: str,
-    classes: str | None,
-    activation: Literal["softmax", "sigmoid"] | None,
-    mean: str | None,
-    std: str | None,
-    allow_code: bool,
-) -> SegmentationModel:
+def _load(spec: str, network: Network) -> SegmentationModel:
     keep_blocks()
-    return load_model(
-        spec,
-        classes=_names(classes),
-        activation=activation,
-        mean=_numbers(mean, "--mean"),
-        std=_numbers(std, "--std"),
-        allow_code=allow_code,
-    )
+    return load_model(spec, allow_code=network.allow_code, **network.settings())
+
+
+def _read(*given: Pairs | Pictures | Masks | Network) -> dict[str, Any]:
+    """Settings of a study that these groups of options give."""
+    return {key: value for group in given for key, value in group.settings().items()}
 
 
 def _dry_run(chosen: Study, *, allow_code: bool, until: Until | None) -> int:
@@ -1186,16 +1182,36 @@ def _say_forwards(manifest: Mapping[str, Any]) -> None:
     out.print(f"forwards: {asked:,} asked for, {spent:,} shown", style="dim")
 
 
-def _picture(image: Path | None, model: SegmentationModel, size: int) -> torch.Tensor:
-    return example_picture(model, (size, size)) if image is None else read_image(image)["image"]
+def _picture(
+    image: Path | None, model: SegmentationModel, pictures: Pictures, side: int
+) -> torch.Tensor:
+    """The picture [B, H, W] that is named, or a generated one of the network's size."""
+    if image is None:
+        return example_picture(model, model.size or (side, side))
+    return read_image(image, reading=reading_for(model, **pictures.settings()))["image"]
+
+
+def _findings(
+    image: Path | None, model: SegmentationModel, pictures: Pictures, class_: str | None
+) -> Iterator[Finding]:
+    """What `diagnose` finds; a picture that cannot be read for this network is a finding too."""
+    try:
+        picture = _picture(image, model, pictures, 256)
+    except DataError as error:
+        fix = f"{error.expected}; {error.fix}"
+        yield Finding("problem", "picture", f"found {error.found}", fix)
+        return
+    yield from diagnose(model, picture, class_=class_)
 
 
 def _check_images(
-    images: Sequence[Path], mask: Path | None, model: SegmentationModel, ignore_index: int | None
+    images: Sequence[Path],
+    mask: Path | None,
+    model: SegmentationModel,
+    reading: Reading,
+    truth_of: Callable[[Path], tuple[torch.Tensor, torch.Tensor]],
 ) -> None:
     """Everything is read once before the first forward, so that nothing is left half-done."""
-    if not images:
-        raise DataError("no picture", "one or more image files", "name them before the options")
     stems: dict[str, Path] = {}
     for path in images:
         if path.stem in stems:
@@ -1203,15 +1219,10 @@ def _check_images(
                 f"{stems[path.stem]} and {path}", "distinct stems", "results would overwrite"
             )
         stems[path.stem] = path
-        sample = read_image(path)
-        if model.bands not in (None, sample["image"].shape[0]):
-            raise DataError(
-                f"{path} with {sample['image'].shape[0]} bands",
-                f"{model.bands}, as the network was trained",
-                "select or reorder the bands",
-            )
+        sample = read_image(path, reading=reading)
+        model.check_units(sample["image"])
         if mask is not None:
-            found = read_mask(mask, classes=model.mask_values, ignore_index=ignore_index)[0]
+            found = truth_of(mask)[0]
             if found.shape != sample["image"].shape[1:]:
                 raise DataError(
                     f"mask {mask} of {tuple(found.shape)} pixels",
@@ -1228,6 +1239,7 @@ def _write_explanation(
     made: Explanation,
     truth: torch.Tensor | None,
     fill: str | None,
+    model: SegmentationModel,
 ) -> dict[str, Any]:
     heatmap = made.heatmap().cpu().numpy().astype(np.float32)
     write_atomic(folder / f"{stem}.npy", lambda stream: np.save(stream, heatmap))
@@ -1242,6 +1254,7 @@ def _write_explanation(
         region=region,
         truth=None if truth is None else truth.numpy(),
         note=note,
+        limits=display_range(model.mean, model.std, model.bands),
     )
     write_atomic(folder / f"{stem}.png", lambda stream: _write(stream, plot.png(figure)))
     masked = made.method in ("score_cam", "rise", "occlusion", "integrated_gradients")
@@ -1280,37 +1293,14 @@ def _from_file(config: Path | None) -> dict[str, Any]:
     for key, value in read_toml(config).items():
         name = key.replace("-", "_")
         if isinstance(value, str) and name in _LISTS:
-            value = _numbers(value, name) if name in _LEVELS else _names(value, _LISTS[name])
+            value = numbers_of(value, name) if name in _LEVELS else _names(value, _LISTS[name])
         settings[name] = value
     return settings
 
 
 def _names(text: str | None, known: Sequence[str] = ()) -> tuple[str, ...] | None:
     """a,b,c as a tuple; `all` means every known name, `none` no name."""
-    if text is None:
-        return None
-    if text == "all" and known:
-        return tuple(known)
-    if text in ("none", ""):
-        return ()
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _numbers(text: str | None, flag: str) -> tuple[float, ...] | None:
-    names = _names(text)
-    if names is None:
-        return None
-    try:
-        return tuple(float(name) for name in names)
-    except ValueError:
-        raise StudyError(f"{flag} {text}", "numbers, a,b,c", "check the list") from None
-
-
-def _whole(text: str, flag: str) -> tuple[int, ...]:
-    numbers = _numbers(text, flag) or ()
-    if not numbers or any(number != int(number) for number in numbers):
-        raise StudyError(f"{flag} {text}", "whole numbers, a,b,c", "check the list")
-    return tuple(int(number) for number in numbers)
+    return tuple(known) if text == "all" and known else names_of(text)
 
 
 if __name__ == "__main__":

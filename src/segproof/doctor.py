@@ -16,6 +16,7 @@ from segproof.axes import as_written, named, others
 from segproof.capture import Capture, capture, frozen, observe, replaced
 from segproof.errors import ModelError, SegproofError
 from segproof.explain import explain_all
+from segproof.inputs import display_range
 from segproof.layers import Layer
 from segproof.model import SegmentationModel, describe, evaluating, probabilities, queries
 from segproof.perturb import random_blobs, seeded
@@ -30,6 +31,7 @@ ENERGY: Final = 0.95  # share of the gradient's size that a receptive field hold
 SURE: Final = 0.999  # beyond it a softmax hardly slopes
 CHANCE: Final = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)  # noqa: SLF001
 SMALL: Final = 128  # px, of the picture on which gradients are compared with differences
+ROUNDED: Final = 16  # steps of the number format that a mean over a picture is off by
 PIXELS: Final = 64  # a smaller prediction is hardly one
 
 
@@ -58,14 +60,17 @@ class Finding:
 def example_picture(
     model: SegmentationModel, size: tuple[int, int], bands: int | None = None
 ) -> Tensor:
-    """A picture [B, H, W] for networks without one: a generated aerial scene, or smooth noise where
-    the bands are not three.
+    """A picture [B, H, W] for networks without one, in the network's units: a generated aerial
+    scene, or smooth noise where the bands are not three.
     """
     bands = bands or model.input_bands
     if bands == 3:
         side = max(size)
-        return scene(1, side + -side % 8)["image"][:, : size[0], : size[1]].contiguous()
-    return torch.stack([random_blobs(size, seeded("band", band)) for band in range(bands)])
+        made = scene(1, side + -side % 8)["image"][:, : size[0], : size[1]].contiguous()
+    else:
+        made = torch.stack([random_blobs(size, seeded("band", band)) for band in range(bands)])
+    low, high = display_range(model.mean, model.std, model.bands) or (0.0, 1.0)
+    return made if (low, high) == (0, 1) else low + (high - low) * made
 
 
 def layer_facts(
@@ -119,10 +124,14 @@ def diagnose(
     A network is fine to explain if none is a problem. Nothing of the model is changed.
     """
     yield _about_network(model)
+    units = _about_units(model, image)
+    yield units
+    if units.verdict == "problem":
+        return
     try:
         with torch.inference_mode(), evaluating(model):
             returned = model.returned(image[None].to(model.device))
-            logits = model.logits_of(returned, (image.shape[-2], image.shape[-1]))
+            logits = model(image[None].to(model.device))
         observe(model, image[None], [], gradients=False)
     except SegproofError as error:
         yield Finding(
@@ -141,9 +150,9 @@ def diagnose(
         "ok",
         "forward",
         f"a picture of {image.shape[1]} x {image.shape[2]} px (height x width),"
-        f" {image.shape[0]} bands, gives {describe(returned)}, read as logits"
-        f" [N, {logits.shape[1]}, H, W]",
+        f" {image.shape[0]} bands, gives {describe(returned)}",
     )
+    yield Finding("ok", "output", model.reader.text)
     yield from _about_sizes(model, image)
     yield _about_chance(model, image)
     yield from _about_classes(model, logits)
@@ -183,8 +192,37 @@ def _about_network(model: SegmentationModel) -> Finding:
     return Finding("ok", "network", text)
 
 
+def _about_units(model: SegmentationModel, image: Tensor) -> Finding:
+    """Whether the picture is in the units of the network's mean and deviation."""
+    low, high = (float(bound) for bound in image.aminmax())
+    text = f"the picture has values from {low:.4g} to {high:.4g}"
+    try:
+        model.check_units(image)
+    except SegproofError as error:
+        return Finding("problem", "units", f"found {error.found}", f"{error.expected}; {error.fix}")
+    known = display_range(model.mean, model.std, model.bands)
+    if known is None:
+        return Finding(
+            "warning",
+            "units",
+            f"{text}; without mean and deviation nothing tells whether the network was trained on"
+            " such values",
+            "8-bit pictures are scaled to 0-1; --divide-by N changes that",
+        )
+    return Finding(
+        "ok",
+        "units",
+        f"{text}, the network's mean and deviation are of values from {known[0]:.4g} to"
+        f" {known[1]:.4g}",
+    )
+
+
 def _about_sizes(model: SegmentationModel, image: Tensor) -> Iterator[Finding]:
     """Whether pictures of any size will do: a few rows and columns less than this one."""
+    if model.size is not None:
+        inside = f"{model.size[0]} x {model.size[1]} px"
+        yield Finding("ok", "sizes", f"pictures are resized to {inside} for the network")
+        return
     height, width = image.shape[-2:]
     near = others((height, width), model.stride)
     if len(model.evidence((height, width), image.shape[0]).traces) == 1:
@@ -332,12 +370,12 @@ def _about_gradients(
         return Finding("problem", "gradients", f"found {error.found}", error.fix)
     shown, wrong, idle = [], [], []
     loose = 1e-3 if exact is not model else 5e-2
-    for layer, (slope, change) in pairs.items():
-        off = abs(slope - change) / max(abs(slope), abs(change), 1e-30)
+    for layer, (slope, change, noise) in pairs.items():
+        off = abs(slope - change)
         shown.append(f"{layer.alias} {slope:.4g} against {change:.4g}")
         if not slope and not change:
             idle.append(layer.alias)
-        elif off > loose:
+        elif off > loose * max(abs(slope), abs(change)) + noise:
             wrong.append(layer.alias)
     text = f"slopes along a random direction against finite differences: {'; '.join(shown)}"
     if wrong:
@@ -371,18 +409,21 @@ def _exact(model: SegmentationModel, image: Tensor) -> tuple[SegmentationModel, 
 
 def _slopes(
     model: SegmentationModel, pictures: Tensor, seen: Capture, path: str, step: float
-) -> tuple[float, float]:
-    """<D, direction> of a layer, and the difference of Y that the direction makes."""
+) -> tuple[float, float, float]:
+    """<D, direction> of a layer, the difference of Y that the direction makes, and how far rounding
+    alone can move that.
+    """
     A, D = seen.activations[path], seen.gradients[path]
-    direction = torch.randn(A.shape, generator=seeded("direction", path)).to(A)
-    direction = direction * A.abs().mean().clamp_min(torch.finfo(A.dtype).tiny)
+    # zeros stay zeros: a maximum over several of them slopes to one side only
+    direction = torch.randn(A.shape, generator=seeded("direction", path)).to(A) * A
     with replaced(model, path, pictures) as logits_of:
         moved = [
             float(seen.bound.score(logits_of(A + sign * step * direction).double())[0])
             for sign in (1, -1)
         ]
     slope = float((D.double() * direction.double()).sum())
-    return slope, (moved[0] - moved[1]) / (2 * step)
+    noise = ROUNDED * torch.finfo(A.dtype).eps * max(map(abs, moved)) / step
+    return slope, (moved[0] - moved[1]) / (2 * step), noise
 
 
 def _about_classes(model: SegmentationModel, logits: Tensor) -> Iterator[Finding]:

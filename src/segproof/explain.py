@@ -7,10 +7,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad
 
 from segproof.cam import (
@@ -23,12 +24,24 @@ from segproof.cam import (
     reads_baseline,
 )
 from segproof.capture import Bindable, Capture, Pass, observe
-from segproof.errors import DataError, SegproofError, UnknownNameError
+from segproof.data import Reading, Sample, as_samples
+from segproof.errors import DataError, SegproofError, UnknownNameError, canonical
+from segproof.load import as_model
 from segproof.model import SegmentationModel, all_finite, probabilities
 from segproof.perturb import FILLS, Clean, Fill, background_of, binarise, make_fill, seeded
 from segproof.target import BoundTarget, Given, Preset, Target, objects
 
-__all__ = ["Explanation", "explain", "explain_all", "explain_objects", "fuse", "normalise"]
+__all__ = [
+    "Explanation",
+    "as_picture",
+    "as_pictures",
+    "as_target",
+    "explain",
+    "explain_all",
+    "explain_objects",
+    "fuse",
+    "normalise",
+]
 
 Status = Literal["ok", "all_zero", "constant", "non_finite", "no_target"]
 FLAT: Final = 1e-6  # a map whose range is below this share of its maximum is one value in float32
@@ -130,13 +143,67 @@ def _min_max(values: Tensor) -> Tensor:
     return shifted / (1e-7 + shifted.max())
 
 
-def explain(
+def as_pictures(picture: Any, model: SegmentationModel) -> list[Sample]:
+    """The one door for pictures: what a user has in hand as samples in image units, with `image`
+    [B, H, W] and `valid` [H, W], and a `mask` where it brings one.
+
+    A path, a PIL picture, an array H x W x B or B x H x W, a tensor [B, H, W] or [N, B, H, W], or a
+    sample of TorchGeo or of `read_image`; bands and units are those of the network.
+
+    Raises:
+        DataError: bands, axes or units that do not fit the network; with what would.
+    """
+    if isinstance(picture, Tensor) and picture.is_floating_point() and picture.ndim in (3, 4):
+        # a tensor stays on its device and in its format
+        samples = [Sample(image=one) for one in (picture if picture.ndim == 4 else picture[None])]
+    else:
+        reading = Reading(wanted=model.input_bands, divide_by=model.divide_by)
+        samples = as_samples(picture, reading=reading)
+    for sample in samples:
+        model.check_units(sample["image"])
+    return samples
+
+
+def as_picture(picture: Any, model: SegmentationModel) -> Sample:
+    """`as_pictures` of exactly one picture."""
+    samples = as_pictures(picture, model)
+    if len(samples) != 1:
+        raise DataError(
+            f"{len(samples)} pictures",
+            "one picture",
+            "explain them with explain_all, or one by one",
+        )
+    return samples[0]
+
+
+def as_target(target: Target | str | int) -> Target:
+    """The one door for targets: a class by name or index means the model's own prediction of it."""
+    return target if isinstance(target, Target) else Target(target)
+
+
+def _opened(
     model: SegmentationModel,
-    image: Tensor,
+    picture: Sample,
+    target: Target,
+    truth: Tensor | None,
+    valid: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The picture's tensor, and truth and valid pixels: those given, else those that it brings."""
+    image = picture["image"]
+    if truth is None and "mask" in picture:
+        truth = picture["mask"] == model.mask_value(model.class_index(target.class_))
+    if valid is None and "valid" in picture and not bool(picture["valid"].all()):
+        valid = picture["valid"]
+    return image, truth, valid
+
+
+def explain(
+    model: SegmentationModel | nn.Module | str | Path,
+    image: Any,
     *,
     method: str | Method = "grad_cam",
     layer: str = "decoder:-1",
-    target: Target,
+    target: Target | str | int,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
     fill: str | Fill | None = None,
@@ -145,15 +212,16 @@ def explain(
     smooth: bool = False,
     padded: bool = False,
 ) -> Explanation:
-    """Explain one picture [B, H, W] by one method at one layer; see `explain_all`."""
-    [explanation] = explain_all(
-        model,
-        image,
-        methods=[method],
-        layers=[layer],
-        target=target,
-        truth=truth,
-        valid=valid,
+    """Explain one picture by one method at one layer; see `explain_all`."""
+    opened = as_model(model)
+    [explanation] = _explain_sample(
+        opened,
+        as_picture(image, opened),
+        [method],
+        [layer],
+        as_target(target),
+        truth,
+        valid,
         fill=fill,
         batch=batch,
         seed=seed,
@@ -164,12 +232,12 @@ def explain(
 
 
 def explain_all(
-    model: SegmentationModel,
-    image: Tensor,
+    model: SegmentationModel | nn.Module | str | Path,
+    image: Any,
     *,
     methods: Sequence[str | Method],
     layers: Sequence[str],
-    target: Target,
+    target: Target | str | int,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
     fill: str | Fill | None = None,
@@ -178,33 +246,57 @@ def explain_all(
     smooth: bool = False,
     padded: bool = False,
 ) -> list[Explanation]:
-    """Explain one picture [B, H, W] by all methods at all layers, from one forward and one
-    backward.
+    """Explain a picture by all methods at all layers, from one forward and one backward.
 
-    `truth` and `valid` are bool [H, W]. `fill`, a name or a function (images, keep) -> images, is
-    what masked-input methods put in place of hidden pixels (strict: background_texture, paper:
-    neutral). `smooth` takes the mean of the raw maps
-    over flips and turns (eight of a square picture, else four), each exactly undone. `padded`
-    allows to go on below and to the right with the picture's last pixels, to a size that the
-    network takes; these pixels count nowhere. Order: layers outer, methods inner; methods without a
-    layer last, once.
+    `model` is a SegmentationModel, a network, a path or a specification (see `as_model`), `image`
+    what `as_pictures` takes (of several pictures all are explained, in their order), `target` a
+    Target or the name of a class. `truth` and `valid` are bool [H, W]. `fill`, a name or a function
+    (images, keep) -> images, is what masked-input methods put in place of hidden pixels (strict:
+    background_texture, paper: neutral). `smooth` takes the mean of the raw maps over flips and
+    turns (eight of a square picture, else four), each exactly undone. `padded` allows to go on
+    below and to the right with the picture's last pixels, to a size that the network takes; these
+    pixels count nowhere. Order: layers outer, methods inner; methods without a layer last, once.
 
     Raises:
         UnknownNameError: a method, layer or class that does not exist.
         DataError: a truth region without truth, masks of another size.
         SegproofError: two methods or layers of one name.
     """
-    picture = _Picture.of(model, image, methods, layers, target.preset, truth, valid, padded=padded)
-    return picture.explain(target, fill=fill, batch=batch, seed=seed, smooth=smooth, last=True)
+    opened, asked = as_model(model), as_target(target)
+    how: dict[str, Any] = {"fill": fill, "batch": batch, "seed": seed, "smooth": smooth}
+    return [
+        made
+        for sample in as_pictures(image, opened)
+        for made in _explain_sample(
+            opened, sample, methods, layers, asked, truth, valid, padded=padded, **how
+        )
+    ]
 
 
-def explain_objects(
+def _explain_sample(
     model: SegmentationModel,
-    image: Tensor,
-    *,
+    sample: Sample,
     methods: Sequence[str | Method],
     layers: Sequence[str],
     target: Target,
+    truth: Tensor | None,
+    valid: Tensor | None,
+    *,
+    padded: bool,
+    **how: Any,
+) -> list[Explanation]:
+    image, truth, valid = _opened(model, sample, target, truth, valid)
+    picture = _Picture.of(model, image, methods, layers, target.preset, truth, valid, padded=padded)
+    return picture.explain(target, last=True, **how)
+
+
+def explain_objects(
+    model: SegmentationModel | nn.Module | str | Path,
+    image: Any,
+    *,
+    methods: Sequence[str | Method],
+    layers: Sequence[str],
+    target: Target | str | int,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
     fill: str | Fill | None = None,
@@ -222,17 +314,19 @@ def explain_objects(
     Raises:
         DataError: another region; else as `explain_all`.
     """
-    if target.region not in ("prediction", "truth"):
+    opened, asked = as_model(model), as_target(target)
+    if asked.region not in ("prediction", "truth"):
         raise DataError(
-            f"objects of region {target.region}", "region prediction or truth", "name one of them"
+            f"objects of region {asked.region}", "region prediction or truth", "name one of them"
         )
-    picture = _Picture.of(model, image, methods, layers, target.preset, truth, valid, padded=padded)
-    source = "@truth" if target.region == "truth" else ""
-    sizes = objects(picture.bind(target).region[0]).flatten().bincount()[1:].tolist()
+    image, truth, valid = _opened(opened, as_picture(image, opened), asked, truth, valid)
+    picture = _Picture.of(opened, image, methods, layers, asked.preset, truth, valid, padded=padded)
+    source = "@truth" if asked.region == "truth" else ""
+    sizes = objects(picture.bind(asked).region[0]).flatten().bincount()[1:].tolist()
     for number, size in enumerate(sizes, start=1):
         if size < min_area:
             return
-        one = replace(target, region=f"object:{number}{source}")
+        one = replace(asked, region=f"object:{number}{source}")
         yield picture.explain(one, fill=fill, batch=batch, seed=seed)
 
 
@@ -499,9 +593,10 @@ def resolve_method(method: str | Method, preset: Preset) -> tuple[str, Method]:
         named = method.func if isinstance(method, functools.partial) else method
         return getattr(named, "__name__", type(named).__name__), method
     known = PAPER_METHODS if preset == "paper" else METHODS
-    if method not in known:
+    name = canonical(method, known)
+    if name is None:
         raise UnknownNameError.of("method", method, known)
-    return method, known[method]
+    return name, known[name]
 
 
 def _check_distinct(kind: str, names: Sequence[str]) -> None:

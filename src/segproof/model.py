@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from segproof.axes import Evidence, named, plainly
-from segproof.errors import ModelError, UnknownNameError
+from segproof.backoff import is_out_of_memory
+from segproof.errors import ModelError, SegproofError, UnknownNameError
+from segproof.inputs import Extra, Inputs, check_units, feeding_of, refusal
 from segproof.kernels import EXACT, Kernels
 from segproof.layers import Layer, find_layers
+from segproof.outputs import QUERIES, Activation, Output, OutputReader, describe, entries
 
 __all__ = [
     "Layer",
@@ -30,11 +33,11 @@ __all__ = [
     "running",
 ]
 
-Activation = Literal["softmax", "sigmoid"]
-
 SIZES: Final = 64  # sizes of pictures whose layers are remembered at a time
-QUERIES: Final = ("class_queries_logits", "masks_queries_logits")
-LOGIT_NAMES: Final = ("logits", "out", "masks", "mask", "pred", "prediction", "output")
+# a network may raise what it likes on a picture that it does not take
+RAISED: Final = (
+    *(RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError),
+)
 
 
 def all_finite(values: Tensor) -> bool:
@@ -53,8 +56,13 @@ class SegmentationModel(nn.Module):
 
     Normalisation (`mean`, `std`, one value per band, in image units) happens inside, so pictures
     are perturbed in image units. A network with one channel z gets the logits [0, z]: their softmax
-    is exactly (1 - sigmoid(z), sigmoid(z)), and its classes become ("background", name). The logits
-    are found in a tensor, mapping, dataclass or tuple; `output` picks them out of anything else.
+    is exactly (1 - sigmoid(z), sigmoid(z)), and its classes become ("background", name). Which of
+    its outputs are the logits, and whether they are logits, is decided by evidence or said by
+    `output` (see `OutputReader`). `inputs` and `extra` say how it takes a picture and what else it
+    needs (see `Feeding`); pictures are cast to the format of its weights. With `size` (one side or
+    H, W) pictures are resized for it and the logits back. `reduce_labels`: masks hold the index of
+    a class plus one, and 0 for pixels that do not count. `divide_by` is what the values of its
+    picture files are divided by; None: 255 for 8 bits, 1 for others.
 
     Raises:
         ModelError: names, channels, mean or std that do not fit each other or the network's output.
@@ -68,7 +76,12 @@ class SegmentationModel(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         activation: Activation = "softmax",
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output | None = None,
+        inputs: Inputs | None = None,
+        extra: Extra | None = None,
+        size: int | Sequence[int] | None = None,
+        reduce_labels: bool = False,
+        divide_by: float | None = None,
     ) -> None:
         super().__init__()
         if activation not in ("softmax", "sigmoid"):
@@ -88,9 +101,16 @@ class SegmentationModel(nn.Module):
         self.net = net
         self.classes: tuple[str, ...] = ("background", *classes) if one_channel else tuple(classes)
         self.activation: Activation = "softmax" if one_channel else activation
-        self.output = output
+        self.reader = OutputReader(classes, activation, output)
         self.kernels = EXACT
         self.bands = len(mean) if mean is not None else None
+        self.feeding = feeding_of(inputs, extra, self.bands)
+        sides = [size, size] if isinstance(size, int) else size
+        if sides is not None and (len(sides) != 2 or min(sides) < 1):
+            raise ModelError(f"size {size}", "one side or height and width, px", "check size")
+        self.size = None if sides is None else (sides[0], sides[1])
+        self.reduce_labels, self.divide_by = reduce_labels, divide_by
+        self.probing = False  # while it runs on a picture of ours, which nobody is to record
         self._modules_seen: list[tuple[str, nn.Module]] = []
         self._layers_seen: dict[tuple[int, ...], list[Layer]] = {}
         self._evidence: dict[int, Evidence] = {}
@@ -134,13 +154,43 @@ class SegmentationModel(nn.Module):
 
         Multi-label networks (sigmoid) name no background channel, but masks keep 0 for it.
         """
-        offset = self.activation == "sigmoid" and self.classes[0] != "background"
-        return class_index + int(offset)
+        unnamed = self.activation == "sigmoid" and self.classes[0] != "background"
+        return class_index + int(unnamed or self.reduce_labels)
 
     @property
     def mask_values(self) -> int:
         """How many values, counted from 0, the masks of these classes can have."""
         return self.mask_value(len(self.classes) - 1) + 1
+
+    @property
+    def mask_names(self) -> tuple[str, ...]:
+        """What each value of the masks stands for, counted from 0."""
+        before = self.mask_value(0)
+        first = "ignore" if self.reduce_labels else "background"
+        return (*[first] * before, *self.classes)
+
+    @property
+    def mask_ignore(self) -> int | None:
+        """The value of the masks that does not count, where the network's labels name one."""
+        return 0 if self.reduce_labels else None
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Number format of the network's weights; None where it has none."""
+        return next((p.dtype for p in self.net.parameters() if p.is_floating_point()), None)
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that the network itself is given for a picture of (H, W)."""
+        return size if self.size is None else self.size
+
+    def check_units(self, image: Tensor) -> None:
+        """Refuse a picture [B, H, W] in other units than the network's mean and std.
+
+        Raises:
+            DataError: integers, values outside these units; with the factor that would fit.
+        """
+        if not image.is_floating_point() or self.bands == image.shape[0]:
+            check_units(image, self.mean, self.std)
 
     def returned(self, images: Tensor) -> Any:
         """What the network itself returns for images [N, B, H, W] in image units.
@@ -152,23 +202,65 @@ class SegmentationModel(nn.Module):
             raise ModelError(
                 f"images of shape {tuple(images.shape)}", "[N, B, H, W]", "add the batch"
             )
+        given = self._normalised(images)
+        if self.size is not None and tuple(given.shape[-2:]) != self.size:
+            given = nn.functional.interpolate(
+                given, size=self.size, mode="bilinear", align_corners=False, antialias=True
+            )
+        return self._called(given)
+
+    def _normalised(self, images: Tensor) -> Tensor:
         if self.bands not in (None, images.shape[1]):
             raise ModelError(
                 f"images with {images.shape[1]} bands",
                 f"{self.bands}, as the network was trained",
-                "select or reorder the bands",
+                "select or reorder the bands (--bands)",
             )
+        return (images - self.mean) / self.std
+
+    def _called(self, given: Tensor) -> Any:
+        """What the network returns for normalised images [N, B, h, w] of the size it takes."""
+        if self.dtype not in (None, given.dtype):
+            given = given.to(self.dtype)
         try:
-            return self.net((images - self.mean) / self.std)
-        except (RuntimeError, AssertionError) as error:
-            explained = self._shape_error(images, str(error))
-            if explained is None:
+            return self.feeding.call(self.net, given)
+        except SegproofError:
+            raise
+        except RAISED as error:
+            if is_out_of_memory(error):
                 raise
-            raise explained from error
+            sides = (given.shape[-2], given.shape[-1])
+            arguments = self.feeding.arguments(given)
+            raise refusal(
+                self.net, error, arguments, given, self.padding(sides), self.stride
+            ) from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, K, H, W] of images [N, B, H, W] in image units."""
-        return self.logits_of(self.returned(images), (images.shape[-2], images.shape[-1]))
+        size = (images.shape[-2], images.shape[-1])
+        return self.logits_of(self.returned(images), size, lambda by: self._probed(images, by))
+
+    def _probed(self, images: Tensor, deviations: float) -> Any:
+        """What the network returns for noise of the format of these pictures, this far from the
+        mean on both sides.
+        """
+        generator = torch.Generator().manual_seed(0)
+        # weights made in inference mode can enter no graph
+        graph = not any(weight.is_inference() for weight in self.net.parameters())
+        self.probing = True
+        try:
+            # with a graph, which tells what made the numbers
+            with (
+                torch.inference_mode(mode=not graph),
+                torch.set_grad_enabled(graph),
+                torch.compiler.set_stance("force_eager"),
+                evaluating(self),
+            ):
+                noise = torch.randn(1, *images.shape[1:], generator=generator)
+                noise = noise.to(images.device, images.dtype).requires_grad_(graph)
+                return self.returned(self.mean + self.std * deviations * noise)
+        finally:
+            self.probing = False
 
     def shown(self, images: Tensor) -> Tensor:
         """Logits [N, K, H, W] of perturbed pictures, under the kernels that `running` chose.
@@ -182,25 +274,22 @@ class SegmentationModel(nn.Module):
         logits = self.logits_of(self.kernels.run(self.returned, images), size)
         return logits if all_finite(logits) else self(images)
 
-    def logits_of(self, returned: Any, size: tuple[int, int]) -> Tensor:
+    def logits_of(
+        self,
+        returned: Any,
+        size: tuple[int, int],
+        again: Callable[[float], Any] | None = None,
+    ) -> Tensor:
         """Logits [N, K, H, W] in what the network returned for images of `size` (H, W).
 
+        `again` runs it on noise of so many deviations, where one picture does not tell what its
+        numbers are.
+
         Raises:
-            ModelError: none in it; the error names the structure and the `output=` that would fit.
+            ModelError: none in it, several that fit, or numbers that could be probabilities; the
+                error names the structure and the `output=` that would fit.
         """
-        logits = _pick(returned, self.channels) if self.output is None else self.output(returned)
-        if not _is_logits(logits, self.channels):
-            shown = returned if self.output is None else logits
-            fitting = _lambda(returned, self.channels)
-            raise ModelError(
-                f"a network that returns {describe(shown)}",
-                f"logits [N, {self.channels}, h, w] for classes {', '.join(self.classes)}",
-                f"pass output={fitting}"
-                if fitting
-                else "pass output=, a function that picks the logits, or the right class names",
-            )
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()  # sums over a region need more digits
+        logits = self.reader.logits(returned, again)
         if tuple(logits.shape[-2:]) != size:
             logits = nn.functional.interpolate(
                 logits, size=size, mode="bilinear", align_corners=False
@@ -209,33 +298,6 @@ class SegmentationModel(nn.Module):
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits
 
-    def _shape_error(self, images: Tensor, message: str) -> ModelError | None:
-        """What a network's own RuntimeError says about the images' sides or bands, if it does."""
-        if "to have" in message and "channels" in message:
-            return ModelError(
-                f"images with {images.shape[1]} bands ({message[:200]})",
-                "the bands that the network was trained with",
-                "select or reorder the bands, or look at mean and std",
-            )
-        if "Output size is too small" in message or "doesn't match model" in message:
-            return ModelError(
-                f"images of {images.shape[-2]} x {images.shape[-1]} pixels ({message[:200]})",
-                "a size that the network takes",
-                "give larger tiles, or tiles of the size that it was built for",
-            )
-        height, width = images.shape[-2:]
-        bottom, right = self.padding((height, width))
-        if not bottom and not right:
-            return None
-        if "divisible" not in message and "Sizes of tensors must match" not in message:
-            return None
-        return ModelError(
-            f"images of {height} x {width} pixels",
-            f"sides that {self.stride}, the network's stride, divides",
-            f"pad by {bottom} px at the bottom and {right} px at the right (--pad, padded=True), or"
-            " cut such tiles",
-        )
-
     def layers(self, size: int | tuple[int, int] = 512, bands: int | None = None) -> list[Layer]:
         """The layers worth explaining, found by running the network once on zeros of `size` pixels;
         remembered for a size as long as its modules stay the same ones.
@@ -243,7 +305,7 @@ class SegmentationModel(nn.Module):
         Encoder stages (`encoder:1` finest) come first, then decoder blocks (`decoder:1` coarsest to
         `decoder:-1` finest, also counted from the end).
         """
-        sides = (size, size) if isinstance(size, int) else size
+        sides = self.seen_size((size, size) if isinstance(size, int) else size)
         bands = bands or self.input_bands
         evidence, shape = self.evidence(sides, bands), (1, bands, *sides)
         if len(self._layers_seen) == SIZES:
@@ -270,8 +332,9 @@ class SegmentationModel(nn.Module):
     def _show(self, bands: int) -> Callable[[Tensor | tuple[int, int]], Any]:
         def show(what: Tensor | tuple[int, int]) -> Any:
             picture = torch.zeros(bands, *what) if isinstance(what, tuple) else what
-            weights = (p for p in self.net.parameters() if p.is_floating_point())
-            return self(picture.expand(bands, -1, -1)[None].to(next(weights, self.mean)))
+            # as the network is given it: this is about its shapes, not about its output
+            images = picture.expand(bands, -1, -1)[None].to(self.mean)
+            return self._called(self._normalised(images))
 
         return show
 
@@ -314,6 +377,9 @@ class SegmentationModel(nn.Module):
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         digest.update(repr((self.classes, self.activation)).encode())
         digest.update(torch.cat([self.mean.flatten(), self.std.flatten()]).cpu().numpy().tobytes())
+        if self.reader.given or self.size or self.reduce_labels or self.feeding.inputs:
+            how = (self.reader.place, self.reader.kind, self.size, self.reduce_labels)
+            digest.update(repr((*how, str(self.feeding.inputs))).encode())
         return digest.hexdigest()
 
 
@@ -336,7 +402,7 @@ def queries(model: SegmentationModel, image: Tensor) -> list[Query]:
     "No object" is no class here: a query that sees nothing has low chances for all of them.
     """
     with torch.inference_mode(), evaluating(model):
-        found = _entries(model.returned(image[None].to(model.device)))
+        found = entries(model.returned(image[None].to(model.device)))
     if not set(QUERIES) <= set(found):
         return []
     chances, masks = (found[name][0] for name in QUERIES)
@@ -362,7 +428,7 @@ def query_model(model: SegmentationModel, index: int) -> SegmentationModel:
     """
 
     def mask(returned: Any) -> Tensor:
-        found = _entries(returned)
+        found = entries(returned)
         count = found[QUERIES[1]].shape[1] if set(QUERIES) <= set(found) else 0
         if not 0 <= index < count:
             raise ModelError(
@@ -377,7 +443,14 @@ def query_model(model: SegmentationModel, index: int) -> SegmentationModel:
         None if model.bands is None else v.flatten().tolist() for v in (model.mean, model.std)
     ]
     made = SegmentationModel(
-        model.net, classes=[f"query {index}"], mean=values[0], std=values[1], output=mask
+        model.net,
+        classes=[f"query {index}"],
+        mean=values[0],
+        std=values[1],
+        output=(mask, "logits"),
+        inputs=model.feeding.inputs,
+        extra=model.feeding.extra,
+        size=model.size,
     )
     made.training = model.training  # of the wrapper alone: the network keeps its modes
     return made.to(model.device)
@@ -415,81 +488,3 @@ def _first_bands(net: nn.Module) -> int:
     """Bands that the first convolution takes; 3 where there is none."""
     convolutions = (module for module in net.modules() if isinstance(module, nn.Conv2d))
     return next((module.in_channels for module in convolutions), 3)
-
-
-def _is_logits(value: object, channels: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == channels
-
-
-def _pick(returned: Any, channels: int) -> Any:
-    """The logits in what a network returned, by name or as the only ones that fit; what was
-    returned where neither finds them.
-
-    Among the outputs of deep supervision it is the first of the largest resolution.
-    """
-    entries = _entries(returned)
-    if set(QUERIES) <= set(entries):
-        return _class_map(*(entries[name] for name in QUERIES))
-    for name in LOGIT_NAMES:
-        if name in entries:
-            inner = _pick(entries[name], channels)
-            return inner if _is_logits(inner, channels) else returned
-    fitting = [value for value in entries.values() if _is_logits(value, channels)]
-    if isinstance(returned, list | tuple) and fitting:
-        return max(fitting, key=lambda value: value.shape[-1] * value.shape[-2])
-    return fitting[0] if len(fitting) == 1 else returned
-
-
-def _class_map(classes: Tensor, masks: Tensor) -> Tensor:
-    """Logits [N, K, h, w] of a network of Q queries: the logarithm of s_k = sum_q p(k | q) m_q.
-
-    `classes` [N, Q, K + 1] are logits, the last one for "no object", m = sigmoid(`masks` [N, Q, h,
-    w]); softmax over the result is s_k / sum_j s_j.
-    """
-    chance = classes.softmax(dim=-1)[..., :-1]
-    scores = torch.einsum("nqk,nqhw->nkhw", chance, masks.sigmoid())
-    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
-
-
-def _entries(value: Any) -> dict[Any, Any]:
-    """What a mapping, a sequence or a dataclass holds, by key, place or field."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return dict(zip(value._fields, value, strict=True))
-    if isinstance(value, list | tuple):
-        return dict(enumerate(value))
-    if isinstance(getattr(value, "logits", None), Tensor):
-        return {"logits": value.logits}
-    return {}
-
-
-def _lambda(value: Any, channels: int, at: str = "result") -> str | None:
-    """The source of an `output=` that takes the first entry with the right channels, if any."""
-    if isinstance(value, Tensor):
-        shape = value.shape
-        if _is_logits(value, channels):
-            return f"lambda result: {at}"
-        if value.ndim == 4 and shape[3] == channels:
-            return f"lambda result: {at}.permute(0, 3, 1, 2)"
-        return f"lambda result: {at}[:, None]" if value.ndim == 3 and channels == 1 else None
-    named = is_dataclass(value) or hasattr(value, "_fields")
-    for key, item in _entries(value).items():
-        found = _lambda(item, channels, f"{at}.{key}" if named else f"{at}[{key!r}]")
-        if found is not None:
-            return found
-    return None
-
-
-def describe(value: object) -> str:
-    """What a network returned, in words: kinds, names and shapes."""
-    if isinstance(value, Tensor):
-        return f"a tensor {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key!r}: {describe(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return "(" + ", ".join(describe(item) for item in value) + ")"
-    inside = ", ".join(f"{key}={describe(item)}" for key, item in _entries(value).items())
-    return f"{type(value).__name__}({inside})" if inside else f"a {type(value).__name__}"

@@ -749,11 +749,13 @@ def _table(
 # --- pictures ---------------------------------------------------------------------------------
 
 
-def displayed(image: npt.ArrayLike) -> Array:
+def displayed(image: npt.ArrayLike, limits: tuple[float, float] | None = None) -> Array:
     """Return `image` [B, H, W] as RGB [H, W, 3] in [0, 1]: first three bands, one band as grey.
 
-    Values outside [0, 1] are stretched between the 2nd and 98th percentile of the shown bands;
-    pixels that are not finite are black. Raises ValueError if there are not three dimensions.
+    `limits` are the values shown as black and white, so that a picture in other units than the
+    network's looks as wrong as it is. Without them, values outside [0, 1] are stretched between the
+    2nd and 98th percentile of the shown bands. Pixels that are not finite are black. Raises
+    ValueError if there are not three dimensions.
     """
     data = np.asarray(image, dtype=np.float32)
     if data.ndim != 3 or data.shape[0] < 1:
@@ -762,8 +764,10 @@ def displayed(image: npt.ArrayLike) -> Array:
     finite = np.isfinite(shown)
     if finite.any():
         values = shown[finite]
-        if values.min() < -1e-6 or values.max() > 1 + 1e-6:
-            low, high = np.percentile(values, [2, 98])
+        if limits is None and (values.min() < -1e-6 or values.max() > 1 + 1e-6):
+            limits = tuple(np.percentile(values, [2, 98]))
+        if limits is not None:
+            low, high = limits
             shown = (shown - low) / max(float(high - low), 1e-12)
     shown = np.where(finite, shown, 0.0)
     return np.asarray(np.clip(shown, 0, 1).transpose(1, 2, 0))
@@ -821,13 +825,15 @@ def overlay(
     region: npt.ArrayLike | None = None,
     truth: npt.ArrayLike | None = None,
     note: str = "",
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Show `image` [B, H, W] beside `heatmap` [H, W] in [0, 1] laid over it.
 
     `region` (what was explained) and `truth`, both bool [H, W], are outlined. `note` stands below
-    the title, for a status such as `all_zero`. Raises ValueError if the sizes differ.
+    the title, for a status such as `all_zero`. `limits` are the values shown as black and white
+    (see `displayed`), named beside the picture. Raises ValueError if the sizes differ.
     """
-    picture = displayed(image)
+    picture = displayed(image, limits)
     values = np.asarray(heatmap, dtype=np.float32)
     if values.shape != picture.shape[:2]:
         raise ValueError(
@@ -843,7 +849,10 @@ def overlay(
     for axes in (left, right):
         _outline(axes, masks[1], TRUTH)
         _outline(axes, masks[0], REGION, "dashed" if masks[1] is not None else "solid")
-    left.set_title("image", fontsize=9, color=SOFT, loc="left")
+    shades = (
+        "" if limits is None else f" as the network sees it ({limits[0]:.4g} to {limits[1]:.4g})"
+    )
+    left.set_title(f"image{shades}", fontsize=9, color=SOFT, loc="left")
     right.set_title("heatmap over image", fontsize=9, color=SOFT, loc="left")
     _bar(figure, shown, [left, right], shrink=0.9, pad=0.015, fraction=0.04)
     heading = _text(title) + (f"\n{_text(note)}" if note else "")

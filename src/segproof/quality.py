@@ -21,8 +21,9 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from segproof.capture import observe
-from segproof.errors import DataError, ModelError
+from segproof.errors import DataError
 from segproof.explain import FLAT, SYMMETRIES, Explanation
+from segproof.inputs import WrongSizeError
 from segproof.judge import Card, Case, Undefined
 from segproof.model import SegmentationModel, evaluating
 from segproof.perturb import rank_pixels, seeded
@@ -333,7 +334,7 @@ def overlap_consistency(case: Case) -> float:
             raise Undefined("a window without the region")
         try:
             maps.append(_again(case, cut(images), part, cut))
-        except ModelError as error:
+        except WrongSizeError as error:
             raise Undefined("a network that does not take the windows' size") from error
     valid = bound.valid[0, lower:height, right:width]
     first, second = maps[0][lower:, right:], maps[1][: height - lower, : width - right]

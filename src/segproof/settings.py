@@ -12,16 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from segproof import curves, quality
 from segproof.cam import METHODS
-from segproof.data import FolderDataset
-from segproof.errors import SegproofError, StudyError, UnknownNameError
+from segproof.data import FolderDataset, MaskValues, Reading
+from segproof.errors import SegproofError, StudyError, UnknownNameError, canonical
 from segproof.judge import Card
 from segproof.kernels import PRECISIONS
 from segproof.load import load_model
-from segproof.model import Activation, SegmentationModel
+from segproof.model import SegmentationModel
+from segproof.outputs import Activation
 from segproof.perturb import FILLS
 from segproof.target import PRESETS, Preset, Reduce, Region, Space, Target, check_region
 
-__all__ = ["CONTROLS", "MAP_MEASURES", "PUBLISHED", "Settings"]
+__all__ = ["CONTROLS", "MAP_MEASURES", "PUBLISHED", "Settings", "reading_for"]
 
 CONTROLS: Final = (
     "original",
@@ -36,6 +37,11 @@ CONTROLS: Final = (
     "inverse",
 )
 MAP_MEASURES: Final[dict[str, Card]] = {**curves.CARDS, **quality.CARDS}
+NETWORK: Final = (*("classes", "activation", "mean", "std", "output", "inputs", "size", "weights"),)
+LATER: Final = (
+    *NETWORK[4:],
+    *("images", "masks", "mask_values", "bands", "alpha", "divide_by"),
+)
 PUBLISHED: Final = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
 Fusion = Literal["mean", "max", "product"]
 Reference = Literal["truth", "prediction"]
@@ -55,8 +61,10 @@ class Settings(BaseModel):
     `references` too. `boundary` adds how well outlines agree. `pad` allows to continue tiles to a
     size that the network takes; these pixels count nowhere. `precision` is the number format of
     perturbed pictures, "auto" the fastest that agrees with float32. `score_channels` lets Score-CAM
-    show so many channels that stand for the others. `classes`, `activation`, `mean` and `std` are
-    those of the network, where its folder does not say them.
+    show so many channels that stand for the others. `classes`, `activation`, `mean`, `std`,
+    `output`, `inputs`, `size` and `weights` are those of the network, where its files do not say
+    them (see `load_model`). `images` and `masks` are patterns inside `data`, `mask_values` say what
+    masks mean, `bands`, `alpha` and `divide_by` how pictures are read (see docs/data.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -98,6 +106,16 @@ class Settings(BaseModel):
     activation: Activation | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    output: str | int | None = None
+    inputs: str | None = None
+    size: int | tuple[int, int] | None = None
+    weights: str | None = None
+    images: str | None = None
+    masks: str | None = None
+    mask_values: str | None = None
+    bands: tuple[int, ...] | None = None
+    alpha: str | int | None = None
+    divide_by: float | None = Field(default=None, gt=0)
 
     @field_validator("methods", "fills", "controls", "measures")
     @classmethod
@@ -110,9 +128,9 @@ class Settings(BaseModel):
         }
         known = lists[info.field_name]
         for name in names or ():
-            if name not in known:
+            if canonical(name, known) is None:
                 raise UnknownNameError.of(info.field_name.removesuffix("s"), name, known)
-        return names
+        return None if names is None else tuple(canonical(name, known) or name for name in names)
 
     @field_validator("preset", mode="before")
     @classmethod
@@ -269,20 +287,58 @@ class Settings(BaseModel):
 
     def open_model(self, *, allow_code: bool = False) -> SegmentationModel:
         """Load the network that the settings name; `python:` only with `allow_code`."""
+        given = {name: getattr(self, name) for name in NETWORK}
         return load_model(
             self.model,
-            classes=self.classes,
-            activation=self.activation,
-            mean=self.mean,
-            std=self.std,
             device=self.device,
             allow_code=allow_code,
+            **{name: value for name, value in given.items() if value is not None},
         )
 
     def open_data(self, model: SegmentationModel) -> FolderDataset:
         """Open the tiles that the settings name, with masks of the model's classes."""
-        values = model.mask_values
-        return FolderDataset(self.data, classes=values, ignore_index=self.ignore_index)
+        return FolderDataset(
+            self.data,
+            classes=model.mask_values,
+            ignore_index=model.mask_ignore if self.ignore_index is None else self.ignore_index,
+            images=self.images,
+            masks=self.masks,
+            values=None
+            if self.mask_values is None
+            else MaskValues.of(self.mask_values, model.mask_names),
+            reading=reading_for(model, self.bands, self.alpha, self.divide_by),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What the numbers of a study depend on, but for the network and the tiles, as JSON.
+
+        Settings that came later are left out where they are not set, so that earlier run folders
+        stay what they are.
+        """
+        settings = self.model_dump(mode="json", by_alias=True, exclude={"model", "data"})
+        return {k: v for k, v in settings.items() if k not in LATER or v is not None}
+
+
+def reading_for(
+    model: SegmentationModel | None,
+    bands: Sequence[int] | None = None,
+    alpha: str | int | None = None,
+    divide_by: float | None = None,
+) -> Reading:
+    """How pictures are read for a network, or for none: what is given wins over what its folder
+    says.
+
+    Raises:
+        DataError: bands, a transparency or a divisor that no file can have.
+    """
+    if isinstance(alpha, str) and alpha.isdecimal():
+        alpha = int(alpha)
+    return Reading(
+        bands=None if bands is None else tuple(bands),
+        alpha="auto" if alpha is None else alpha,  # type: ignore[arg-type]  # it checks the word
+        divide_by=model.divide_by if model is not None and divide_by is None else divide_by,
+        wanted=None if model is None else model.input_bands,
+    )
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 
 from segproof.backoff import halving
-from segproof.data import SampleSource
+from segproof.data import FolderDataset, SampleSource
 from segproof.errors import DataError, StudyError, TooManyFailedError, printable
 from segproof.kernels import Kernels
 from segproof.model import SegmentationModel
@@ -251,7 +251,7 @@ class Study(Settings):
                 store.keep_only(names[position] for position in watch.beginning)
             store.put(seconds=seconds, decided=decided)
             results = Results.load(out)
-            manifest = self._manifest(plan, model, results, seconds)
+            manifest = self._manifest(plan, model, data, results, seconds)
             if decided is not None:
                 manifest["decided"] = decided
             command = self.command(out, () if until is None else until.flags())
@@ -290,9 +290,8 @@ class Study(Settings):
 
     def _identity(self, model: SegmentationModel, data: SampleSource) -> dict[str, Any]:
         """What ties a run folder to this study: settings, weights, code and the list of tiles."""
-        settings = json.loads(self.model_dump_json(by_alias=True, exclude={"model", "data"}))
         return {
-            **settings,
+            **self.identity(),
             "weights": model.fingerprint(),
             "version": version("segproof"),
             "tiles": digest_of_names(data.ids),
@@ -337,7 +336,12 @@ class Study(Settings):
         return still
 
     def _manifest(
-        self, plan: Plan, model: SegmentationModel, results: Results, seconds: float
+        self,
+        plan: Plan,
+        model: SegmentationModel,
+        data: SampleSource,
+        results: Results,
+        seconds: float,
     ) -> dict[str, Any]:
         tiles = results.tiles
         counts = tiles["status"].value_counts()
@@ -361,8 +365,9 @@ class Study(Settings):
                 "classes": list(model.classes),
                 "weights_sha256": model.fingerprint(),
                 "parameters": sum(weight.numel() for weight in model.net.parameters()),
+                "output": model.reader.text,
             },
-            "data": {"root": self.data, "n": plan.tiles},
+            "data": {"root": self.data, "n": plan.tiles, **_record(data)},
             "study": json.loads(self.model_dump_json(by_alias=True)),
             "fills": list(plan.fills),
             "fills_valid": valid,
@@ -400,6 +405,11 @@ class Study(Settings):
                 "device": str(model.device),
             },
         }
+
+
+def _record(data: SampleSource) -> dict[str, Any]:
+    """How pairs, pictures and masks of a folder were read."""
+    return {"reading": data.record()} if isinstance(data, FolderDataset) else {}
 
 
 def _kept(resolved: Plan, chosen: Mapping[str, Any]) -> Plan:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from segproof.errors import DataError, ModelError, StudyError, UnknownNameError
-from segproof.model import Activation, all_finite, probabilities
+from segproof.model import all_finite, probabilities
+from segproof.outputs import Activation
 
 __all__ = ["BoundTarget", "Given", "Preset", "Region", "Target", "dilate", "hard_mask", "objects"]
 

@@ -24,10 +24,12 @@ from torch.nn.functional import interpolate
 
 from segproof.cam import METHODS, Method, RawMap
 from segproof.capture import Capture, capture
-from segproof.errors import SegproofError, UnknownNameError
+from segproof.errors import ModelError, SegproofError, UnknownNameError
 from segproof.explain import explain, normalise, resolve_method
+from segproof.inputs import unit_range
 from segproof.measures import MEASURES, Measure
-from segproof.model import Activation, SegmentationModel, evaluating, probabilities
+from segproof.model import SegmentationModel, evaluating, probabilities
+from segproof.outputs import Activation
 from segproof.perturb import FILLS, Clean, Fill, make_fill, seeded
 from segproof.specimens import (
     FACTS,
@@ -602,6 +604,8 @@ def _untouched_after(method: Method, case: int) -> str:
                     _raw(method, replace(seen, baseline=fill(images)), _layer(case), model)
                 except error:
                     swallowed = False
+                except ModelError as told:  # a network's own errors come as what they were from
+                    swallowed = not isinstance(told.__cause__, error)
                 changed = changes(before, facts(model, images))
             where = f"after {error.__name__} in {place}"
             _require(not (failing.raised and swallowed), f"the error is swallowed {where}")
@@ -1061,7 +1065,9 @@ def check_model(
 
 
 def _picture_for(model: SegmentationModel, seed: int) -> Tensor:
-    """A smooth random picture [B, 64, 64] around the values that normalise to zero."""
+    """A smooth random picture [B, 64, 64] around the values that normalise to zero, in the units of
+    pictures where mean and deviation tell them.
+    """
     convolutions = (m for m in model.net.modules() if isinstance(m, nn.Conv2d))
     bands = model.bands or next((m.in_channels for m in convolutions), 3)
     generator = seeded("picture", seed)
@@ -1072,7 +1078,9 @@ def _picture_for(model: SegmentationModel, seed: int) -> Tensor:
     smooth = smooth.to(model.device, number)
     if model.bands is None:
         return smooth
-    return model.mean.to(number) + (smooth - 0.5) * 3 * model.std.to(number)
+    made = model.mean.to(number) + (smooth - 0.5) * 3 * model.std.to(number)
+    low, high = unit_range(model.mean, model.std) or (-math.inf, math.inf)
+    return made.clamp(low, high)
 
 
 def _logits(model: SegmentationModel, images: Tensor) -> Tensor:

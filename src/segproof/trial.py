@@ -64,7 +64,6 @@ __all__ = [
     "OUT_OF_MEMORY",
     "PICTURES",
     "Plan",
-    "check_units",
     "clean_capture",
     "control_rows",
     "counting",
@@ -84,7 +83,6 @@ SCORED: Final = ("control:random", "control:p_c", "control:truth")  # controls a
 OTSU: Final = 0.0  # in place of a level, which Otsu's threshold and soft masks do not have
 DONORS: Final = 4  # tiles that are looked at for a patch without the class
 OUT_OF_MEMORY: Final = "oom"  # how such a reason begins: another machine may have more
-FAR: Final = 1000.0  # deviations from the mean that no picture has
 PICTURES: Final = 6  # tiles whose maps are kept for the figures
 
 
@@ -243,30 +241,12 @@ def digest_or_none(data: SampleSource, position: int) -> str:
         return ""
 
 
-def check_units(model: SegmentationModel, image: Tensor) -> None:
-    """Refuse a picture in units that the network was not trained on: 16 bits shown to a network of
-    0-1 give a map too, of nothing.
-
-    Raises:
-        DataError: values a thousand deviations away from the mean.
-    """
-    if model.bands != image.shape[0]:
-        return
-    far = float(((image - model.mean.cpu()) / model.std.cpu()).abs().max())
-    if far > FAR:
-        raise DataError(
-            f"values up to {float(image.abs().max()):g}, {far:.0f} deviations from the mean",
-            "the units that the network's mean and std are in (8-bit pictures are scaled to 0-1)",
-            "convert the picture, or give the mean and std of the training",
-        )
-
-
 def clean_capture(
     plan: Plan, model: SegmentationModel, sample: Sample, layers: Mapping[str, str]
 ) -> tuple[Capture, Tensor]:
     """The clean picture of a tile, captured, and its truth mask bool [H, W]."""
     image, valid = sample["image"], sample.get("valid")
-    check_units(model, image)
+    model.check_units(image)
     truth = sample["mask"] == model.mask_value(plan.class_index)
     if valid is not None:
         truth &= valid

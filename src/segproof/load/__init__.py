@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from segproof.data import input_reading
 from segproof.errors import ModelError, UnknownNameError, canonical
 from segproof.load.factories import run_factory
 from segproof.load.guess import SCHEMES, spec_of
@@ -22,7 +23,8 @@ from segproof.load.lightning_ import load_lightning
 from segproof.load.modules import classes_of
 from segproof.load.smp_folder import ARCHITECTURES, load_folder, load_state
 from segproof.load.torchvision_ import load_torchvision
-from segproof.model import Activation, SegmentationModel
+from segproof.model import SegmentationModel
+from segproof.outputs import Activation
 
 __all__ = [
     "ARCHITECTURES",
@@ -231,4 +233,6 @@ def _contract(
     if unknown:
         raise TypeError(f"SegmentationModel takes no {', '.join(sorted(unknown))}")
     passed = {key: values[key] for key in known & values.keys() if values[key] is not None}
+    if "divide_by" not in given and "input" in values:
+        passed["divide_by"] = input_reading(values["input"])
     return make(net, **{"activation": "softmax", **passed})

@@ -17,7 +17,7 @@ from segproof.load.files import MAX_CHANNELS, UNFIT, check_encoder, class_names,
 from segproof.load.files import unfit as misfit
 from segproof.load.fit import State, blueprint, check_shapes, choose, put, tell_beside
 from segproof.load.smp_folder import ARCHITECTURES, head_channels, renamed
-from segproof.model import Activation
+from segproof.outputs import Activation
 
 __all__ = ["load_lightning"]
 
