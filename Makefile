@@ -20,7 +20,7 @@ test-slow: $(VENV)/.test
 
 # wrong formulas, one at a time: the fast tests have to notice each
 mutants: $(VENV)/.test
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python tests/support/mutants.py
 
 # every asked number of speed and memory, then the page; on a quiet machine, about an hour
 bench: $(VENV)/.test

@@ -21,7 +21,7 @@ import torch
 from rich.progress import Progress
 
 from claims import CLAIMS
-from segproof.kernels import keep_blocks
+from segproof.models.precision import keep_blocks
 
 __all__ = [
     "CLOCKS", "RESULTS", "Contestant", "Figure", "Spread", "as_it_comes", "contest", "options",

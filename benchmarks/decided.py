@@ -14,8 +14,9 @@ import argparse
 from pathlib import Path
 from statistics import median
 
-from segproof import Results, Until, tables
-from segproof.sequential import ASKED, Watch, shuffled
+from segproof import Results, Until
+from segproof.analysis import tables
+from segproof.study.early_stop import ASKED, Watch, shuffled
 
 MARGINS = (0.02, 0.05, 0.1)
 

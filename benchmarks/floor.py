@@ -20,9 +20,9 @@ from torch import Tensor
 from bench import CLOCKS, Contestant, Figure, contest, options, parsed, ratios, report
 from claims import NETWORKS
 from segproof import SegmentationModel
-from segproof.capture import observe
-from segproof.kernels import Kernels, keep_blocks
-from segproof.model import evaluating, running
+from segproof.explain.forward_pass import observe
+from segproof.models.contract import evaluating, running
+from segproof.models.precision import Kernels, keep_blocks
 from subjects import Subject, planned, subjects
 
 BATCHES = 4  # of bare forwards in each round

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segproof import SegmentationModel, load_model
-from segproof.kernels import EXACT, Kernels, keep_blocks
-from segproof.pace import forward_seconds
+from segproof.models.precision import EXACT, Kernels, keep_blocks
+from segproof.study.speed import forward_seconds
 from subjects import random_unet
 
 TRIED = (

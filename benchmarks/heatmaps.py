@@ -23,10 +23,10 @@ from claims import NETWORKS
 from gradcam import heatmap, thin_projection
 from processes import MB, alone, high_water, reset_high_water, resident
 from segproof import Target, explain_all, load_model
-from segproof.cam import eigen_cam
-from segproof.capture import Capture, capture
-from segproof.load import demo_model_spec
-from segproof.model import evaluating
+from segproof.explain.cam import eigen_cam
+from segproof.explain.forward_pass import Capture, capture
+from segproof.models.contract import evaluating
+from segproof.models.loaders.load import demo_model_spec
 from subjects import GRADIENT_AND_EIGEN, SIDE, Subject, subjects
 
 CHANNELS = 16

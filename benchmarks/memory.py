@@ -22,7 +22,7 @@ from bench import Figure, options, parsed, ratios, report
 from gradcam import heatmap
 from processes import MB, alone, own_peak, peak_of
 from segproof import explain
-from segproof.kernels import keep_blocks
+from segproof.models.precision import keep_blocks
 from subjects import LITE0, SIDE, subjects
 
 LAYER = "decoder.blocks.0"
@@ -58,7 +58,7 @@ def study_peak(tiles: int, shared: Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         where = ["--model", f"smp:{shared / LITE0}", "--data", str(shared / "kampala")]
         return peak_of(
-            [sys.executable, "-m", "segproof.cli", "study", *where, *STUDY, "--limit", str(tiles),
+            [sys.executable, "-m", "segproof", "study", *where, *STUDY, "--limit", str(tiles),
              "--out", str(Path(folder) / "run")]
         )  # fmt: skip
 

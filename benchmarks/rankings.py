@@ -21,7 +21,7 @@ import pandas as pd
 
 from bench import Figure, options, parsed, report
 from segproof import FolderDataset, Results, Study, load_model
-from segproof.kernels import keep_blocks
+from segproof.models.precision import keep_blocks
 from subjects import LITE0, first
 
 LAYERS = ("decoder.blocks.3", "decoder.blocks.4")

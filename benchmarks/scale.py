@@ -19,8 +19,8 @@ import torch
 from bench import Contestant, Figure, contest, options, parsed, report
 from segproof import FolderDataset, Study, explain, load_model
 from segproof.data import Sample
-from segproof.model import SegmentationModel, evaluating
-from segproof.trial import study_tile
+from segproof.models.contract import SegmentationModel, evaluating
+from segproof.study.tile import study_tile
 from subjects import LITE0, Subject, Tiles, first
 
 SIDES = (256, 512, 1024)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segproof.results import COLUMNS, Results, RunStore, TileResult
+from segproof.study.results import COLUMNS, Results, RunStore, TileResult
 
 TILES, ROWS = 60, 2500
 

@@ -17,9 +17,9 @@ from typing import Any
 from bench import Contestant, Figure, Spread, as_it_comes, contest, options, parsed, ratios, report
 from claims import NETWORKS
 from gradcam import Key, best_batch, disagreement, peer_study
-from segproof.kernels import keep_blocks
-from segproof.results import COLUMNS
-from segproof.trial import study_tile
+from segproof.models.precision import keep_blocks
+from segproof.study.results import COLUMNS
+from segproof.study.tile import study_tile
 from subjects import THRESHOLDS, Planned, Subject, planned, subjects
 
 TILES = 8  # of a study that the costs of a study as a whole are shared by

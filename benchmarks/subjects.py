@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from claims import NETWORKS
 from segproof import FolderDataset, SegmentationModel, Study, Target, explain_all, load_model
 from segproof.data import Sample, SampleSource
-from segproof.kernels import Precision
-from segproof.pace import choose_kernels
-from segproof.scenes import SceneDataset
-from segproof.trial import Plan, study_tile
+from segproof.data.scenes import SceneDataset
+from segproof.models.precision import Precision
+from segproof.study.speed import choose_kernels
+from segproof.study.tile import Plan, study_tile
 
 __all__ = [
     "GRADIENT_AND_EIGEN", "LAYERS", "SIDE", "Planned", "Subject", "Tiles", "planned", "subjects",

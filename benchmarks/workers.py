@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from segproof import Study
-from segproof.kernels import keep_blocks
+from segproof.models.precision import keep_blocks
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 from page import renew
 
-from segproof import tables
-from segproof.evidence import CUT_MEASURES, FILLS, WHOLE
+from segproof.analysis import tables
+from segproof.evidence.of_measures import CUT_MEASURES, FILLS, WHOLE
 
 PAGE = Path(__file__).with_name("evidence.md")
 IMAGES = Path(__file__).with_name("images")

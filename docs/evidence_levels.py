@@ -6,11 +6,11 @@ python docs/evidence_levels.py     # ten minutes of one core
 from __future__ import annotations
 
 import pandas as pd
-from evidence import PAGE, table
 from page import renew
 
-from segproof import evidence
-from segproof.planted import planted
+from evidence import PAGE, table
+from segproof.evidence import of_measures as evidence
+from segproof.evidence.tier_b_planted import planted
 
 SEEDS = range(6)
 AREAS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3)

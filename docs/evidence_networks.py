@@ -14,8 +14,8 @@ from pathlib import Path
 from page import renew
 
 from segproof import FolderDataset
-from segproof.planted import NETWORKS, accept, planted_model
-from segproof.reliance import reliance, table
+from segproof.evidence.tier_b_planted import NETWORKS, accept, planted_model
+from segproof.evidence.tier_c_marker import reliance, table
 
 PAGE = Path(__file__).with_name("evidence.md")
 

@@ -12,7 +12,7 @@ import torch
 from page import renew
 
 from families import FAMILIES
-from test_gradients import Compared, compare
+from gradients import Compared, compare
 
 PAGE = Path(__file__).with_name("families.md")
 

@@ -18,8 +18,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import peers  # noqa: E402
 from peers import NETWORKS, PEERS, PLACES, Cell, Place  # noqa: E402
-from segproof import METHODS, tables  # noqa: E402
-from segproof.cam import LAYERLESS  # noqa: E402
+from segproof import METHODS  # noqa: E402
+from segproof.analysis import tables  # noqa: E402
+from segproof.explain.cam import LAYERLESS  # noqa: E402
 
 PAGE = Path(__file__).with_name("parity.md")
 INTRO = """\
@@ -31,9 +32,9 @@ python docs/parity.py      # measures every figure and writes this page (some mi
 
 The greatest difference of any pixel between our heatmap and the peer's, both in [0, 1]: same
 network, same layer, same target, same normalisation. Where definitions agree a figure is at most
-{tolerance:.0e}, and the worst of the layers is shown; `tests/test_parity.py` asserts it. "differs"
-is another definition, measured and explained below the table; a dash is a method that the peer
-does not have or, with a number, cannot be asked for. Networks have random weights and running
+{tolerance:.0e}, and the worst of the layers is shown; `tests/explain/test_parity.py` asserts it.
+"differs" is another definition, measured and explained below the table; a dash is a method that the
+peer does not have or, with a number, cannot be asked for. Networks have random weights and running
 statistics that fit; the picture is small.
 
 With grad-cam and attribution-quality the preset is `paper`: their target is the sum of p_c · m,
@@ -51,7 +52,7 @@ QUANTUS = """\
 ## Measures: Quantus 0.6.0
 
 Quantus judges classifiers. A dense network is wrapped to one number, the mean of p_c over R, and its measures are
-asked about the same map of one band, on a network of convolutions (`tests/test_quantus.py`). Where definitions agree:
+asked about the same map of one band, on a network of convolutions (`tests/measures/test_quantus.py`). Where definitions agree:
 
 | ours | theirs | within |
 | --- | --- | --- |

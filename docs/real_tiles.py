@@ -14,7 +14,9 @@ from typing import Any
 import pandas as pd
 from page import renew
 
-from segproof import Results, plot, tables
+from segproof import Results
+from segproof.analysis import tables
+from segproof.report import figures as plot
 
 PAGE = Path(__file__).with_name("real-tiles.md")
 IMAGES = Path(__file__).with_name("images")

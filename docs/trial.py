@@ -18,8 +18,10 @@ from page import renew
 from PIL import Image
 from real_tiles import IMAGES, _flag, lines, table
 
-from segproof import Results, plot, tables
-from segproof.stats import interval
+from segproof import Results
+from segproof.analysis import tables
+from segproof.analysis.statistics import interval
+from segproof.report import figures as plot
 
 PAGE = Path(__file__).with_name("trial.md")
 SETS = ("whu", "jonkoping", "banepa")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from segproof.model import SegmentationModel
+from segproof.models.contract import SegmentationModel
 from toys import toy_model
 
 SEED = 20231003

@@ -27,7 +27,7 @@ import study
 import subjects
 from bench import Contestant, Figure, Spread
 from claims import CLAIMS
-from segproof.scenes import SceneDataset
+from segproof.data.scenes import SceneDataset
 from toys import toy_images, toy_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from families import CLASSES, FAMILIES, of_smp
-from segproof import cli
+from segproof.cli import app as cli
+from segproof.data.scenes import write_scenes
 from segproof.doctor import Finding, diagnose, example_picture, layer_facts
-from segproof.layers import Layer
-from segproof.load import demo_model_spec, load_model, save_model
-from segproof.model import SegmentationModel
-from segproof.scenes import write_scenes
+from segproof.models.contract import SegmentationModel
+from segproof.models.layers import Layer
+from segproof.models.loaders.load import demo_model_spec, load_model, save_model
 from sideeffects import facts
 from toys import ToyNet, toy_model
 

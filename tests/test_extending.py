@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from segproof.testing import PROPERTIES
+from segproof.testing.checks import PROPERTIES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "extending.md"
 

@@ -11,9 +11,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from segproof import Target, explain
-from segproof.cam import eigen_cam
-from segproof.capture import Capture
-from segproof.target import BoundTarget
+from segproof.explain.cam import eigen_cam
+from segproof.explain.forward_pass import Capture
+from segproof.explain.target import BoundTarget
 from toys import toy_images, toy_model
 
 STATM = Path("/proc/self/statm")

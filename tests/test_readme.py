@@ -18,9 +18,10 @@ import torchvision
 from safetensors.torch import save_file
 
 from families import MmSegmentor, MonaiUnet, NnUnet, TerraTorch, of_hf
-from segproof import SegmentationModel, Study, cli
-from segproof.load import demo_model_spec, load_model
-from segproof.scenes import write_scenes
+from segproof import SegmentationModel, Study
+from segproof.cli import app as cli
+from segproof.data.scenes import write_scenes
+from segproof.models.loaders.load import demo_model_spec, load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -28,21 +28,21 @@ import rasterio
 import torch
 
 import segproof
+from run_folders import IDENTITY, row
 from segproof import (
     DataError,
     FolderDataset,
     Results,
     SegproofError,
     StudyError,
-    cli,
     load_model,
     read_image,
     read_mask,
 )
-from segproof.load import demo_model_spec
-from segproof.results import RunStore, TileResult
-from test_data import Server, chunk, colours, save, server, vrt, wms
-from test_results import IDENTITY, row
+from segproof.cli import app as cli
+from segproof.models.loaders.load import demo_model_spec
+from segproof.study.results import RunStore, TileResult
+from tile_files import Server, chunk, colours, save, server, vrt, wms
 
 __all__ = ["server"]  # the fixture
 
@@ -376,7 +376,7 @@ sys.exit(bool(asked))
 @pytest.mark.slow
 def test_no_command_asks_a_network(tmp_path: Path) -> None:
     """Python's own sockets; what GDAL's could ask is shown by the tests with a server above."""
-    from segproof.scenes import write_scenes
+    from segproof.data.scenes import write_scenes
 
     first, *_ = write_scenes(tmp_path / "data", 2, seed=2, size=96)
     model, data, out = demo_model_spec(), str(tmp_path / "data"), tmp_path / "run"

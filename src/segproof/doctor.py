@@ -12,16 +12,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segproof.axes import as_written, named, others
-from segproof.capture import Capture, capture, frozen, observe, replaced
+from segproof.data import scene
 from segproof.errors import ModelError, SegproofError
-from segproof.explain import explain_all
-from segproof.inputs import display_range
-from segproof.layers import Layer
-from segproof.model import SegmentationModel, describe, evaluating, probabilities, queries
+from segproof.explain import (
+    Capture,
+    Target,
+    capture,
+    explain_all,
+    frozen,
+    hard_mask,
+    observe,
+    replaced,
+)
+from segproof.models import (
+    Layer,
+    SegmentationModel,
+    as_written,
+    describe,
+    display_range,
+    evaluating,
+    named,
+    others,
+    probabilities,
+    queries,
+)
 from segproof.perturb import random_blobs, seeded
-from segproof.scenes import scene
-from segproof.target import Target, hard_mask
 from segproof.testing import check_model
 
 __all__ = ["Finding", "LayerFacts", "diagnose", "example_picture", "layer_facts"]

@@ -14,14 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from segproof.data.layouts import SUFFIXES, is_picture, pictures_of
-from segproof.data.rasters import (
-    Raster,
-    Reading,
-    Sample,
-    raster_of_pillow,
-    read_image,
-    sample_of,
-)
+from segproof.data.rasters import Raster, Reading, Sample, raster_of_pillow, read_image, sample_of
 from segproof.errors import DataError
 
 __all__ = ["as_sample", "as_samples", "expand_pictures"]

@@ -12,14 +12,7 @@ from torch import Tensor
 
 from segproof.data.layouts import Matching, find_pairs
 from segproof.data.masks import MaskFile, MaskValues, mask_of, meanings, open_mask
-from segproof.data.rasters import (
-    Raster,
-    Reading,
-    Sample,
-    read_image,
-    read_raster,
-    sample_of,
-)
+from segproof.data.rasters import Raster, Reading, Sample, read_image, read_raster, sample_of
 from segproof.errors import DataError, printable
 
 __all__ = ["FolderDataset", "SampleSource", "Surveyed", "digest_of", "survey"]

@@ -1,0 +1,5 @@
+"""Explains what a network drew: targets, captured activations, methods, heatmaps."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

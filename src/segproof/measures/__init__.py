@@ -1,0 +1,5 @@
+"""Measures a heatmap: what perturbed pictures, curves and the map itself say of it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

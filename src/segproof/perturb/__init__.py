@@ -1,0 +1,5 @@
+"""Perturbs pictures: regions of a heatmap, fills for what is removed, control heatmaps."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,36 @@
+from .controls import (
+    random_blobs as random_blobs,
+)
+from .fills import (
+    FILLS as FILLS,
+    OUTLINE as OUTLINE,
+    Clean as Clean,
+    Fill as Fill,
+    background_of as background_of,
+    blend as blend,
+    make_fill as make_fill,
+    membrane as membrane,
+    perturb as perturb,
+)
+from .imputation import (
+    NOISE as NOISE,
+    linear_imputation as linear_imputation,
+    unit_of as unit_of,
+)
+from .regions import (
+    STRATEGIES as STRATEGIES,
+    binarise as binarise,
+    dilate as dilate,
+    keep_mask as keep_mask,
+    largest_square as largest_square,
+    otsu_threshold as otsu_threshold,
+    rank_pixels as rank_pixels,
+    rough_noise as rough_noise,
+    roughen as roughen,
+    soft_keep as soft_keep,
+)
+from .seeding import (
+    seeded as seeded,
+)
+
+__all__: list[str]

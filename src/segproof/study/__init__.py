@@ -1,0 +1,5 @@
+"""Runs a study: settings, plan, tiles, workers, the run folder and its integrity."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,177 @@
+"""Which fill removes the target without drawing another: tried on the first tiles, and chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from segproof.analysis import tables
+from segproof.data import SampleSource
+from segproof.errors import DataError, ModelError
+from segproof.explain import DEFAULT_FILLS, Capture, clean_of
+from segproof.measures import MEASURES
+from segproof.models import SegmentationModel, evaluating, probabilities
+from segproof.perturb import FILLS, make_fill
+from segproof.study.settings import Settings
+from segproof.study.tile import (
+    Plan,
+    clean_capture,
+    donor_of,
+    nothing_to_explain,
+    outline_name,
+    outline_noise,
+    widened,
+)
+
+__all__ = ["OUTLINES", "choose_fills", "choose_outline", "probe_fills"]
+
+PROBED: Final = 16  # tiles on which `strict` tries the fills
+KINDS: Final = {  # what a fill is like: two that `strict` takes are of different kinds
+    "background_texture": "texture",
+    "inpaint": "texture",
+    "borrowed": "ground",
+    "linear": "smooth",
+    "blur": "smooth",
+    "image_mean": "flat",
+    "neutral": "flat",
+    "black": "flat",
+    "noise": "noise",
+}
+NATURAL: Final = ("texture", "ground")  # kinds that the network has seen
+OUTLINES: Final = {  # px to grow and to roughen by, in the order in which `strict` tries them
+    "exact": (0, 0),
+    "grow 4": (4, 0),
+    "grow 10": (10, 0),
+    "roughen 10": (0, 10),
+}
+SLOW: Final = "linear"  # solves a system for each picture: tried, but taken only if it is named
+
+
+def probe_fills(
+    study: Settings,
+    model: SegmentationModel,
+    data: SampleSource,
+    count: int,
+    outlines: Mapping[str, tuple[int, int]] | None = None,
+) -> tuple[dict[str, dict[str, dict[str, float]]], int]:
+    """Relative drop of confidence when the target is removed, per outline and fill, on the first
+    tiles; and the forwards spent.
+
+    Tried are `outlines`, or the study's own one, and the others where it leaves that open and no
+    natural fill passes.
+    """
+    if outlines is not None:
+        return _probe(study, model, data, count, outlines)
+    if study.preset == "paper" or study.fills is not None:
+        return {}, 0
+    own = {outline_name(study.grow, study.roughen): (study.grow, study.roughen)}
+    probe, forwards = _probe(study, model, data, count, own)
+    if study.outline == "auto" and "exact" in probe and not _passing(probe["exact"], NATURAL):
+        others = {name: sizes for name, sizes in OUTLINES.items() if name not in own}
+        found, spent = _probe(study, model, data, count, others)
+        return probe | found, forwards + spent
+    return probe, forwards
+
+
+def _probe(
+    study: Settings,
+    model: SegmentationModel,
+    data: SampleSource,
+    count: int,
+    outlines: Mapping[str, tuple[int, int]],
+) -> tuple[dict[str, dict[str, dict[str, float]]], int]:
+    plan = Plan(
+        study=study,
+        layers={},
+        shapes=(),
+        fills=tuple(FILLS),
+        probe={},
+        tiles=count,
+        class_index=model.class_index(study.class_),
+        shape=(0, 0, 0),
+    )
+    drops: dict[str, dict[str, list[float]]] = {
+        name: {fill: [] for fill in FILLS} for name in outlines
+    }
+    tried = forwards = 0
+    for position in range(count):
+        if tried == PROBED:
+            break
+        try:
+            seen, truth = clean_capture(plan, model, data[position], {})
+        except (DataError, ModelError):
+            continue  # reported with its reason when the tile is studied
+        forwards += 1
+        if nothing_to_explain(study, seen):
+            continue
+        tried += 1
+        before = _confidences(model, seen, [seen.images[0]])[0]
+        donor = donor_of(plan, model, data, position)
+        sample, bound = data.ids[position], seen.bound
+        removed = {
+            name: widened(bound.region[0], grow, outline_noise(study, sample, rough, seen))
+            & bound.valid[0]
+            for name, (grow, rough) in outlines.items()
+        }
+        clean = clean_of(seen, model, truth, seed=(study.seed, sample), donor=donor)
+        for fill in FILLS:
+            make = make_fill(fill, clean.seeded(study.seed, sample, fill))
+            for name, gone in removed.items():
+                after = _confidences(model, seen, [make(seen.images, ~gone[None])[0]])[0]
+                drops[name][fill].append(1 - after / before if before > 0 else float("nan"))
+        forwards += 1 + len(FILLS) * len(outlines)
+    if not tried:
+        return {}, forwards
+    summary = {
+        name: {
+            fill: {"mean_drop": sum(values) / tried, "min_drop": min(values), "n": tried}
+            for fill, values in found.items()
+        }
+        for name, found in drops.items()
+    }
+    return summary, forwards
+
+
+def _confidences(model: SegmentationModel, seen: Capture, images: Sequence[Tensor]) -> list[float]:
+    with torch.inference_mode(), evaluating(model):
+        p = probabilities(model(torch.stack(list(images))), seen.bound.activation)
+        values: list[float] = MEASURES["confidence"].function(p, seen.bound, None).tolist()
+    return values
+
+
+def _passing(
+    found: Mapping[str, Mapping[str, float]], kinds: Sequence[str] | None = None
+) -> list[str]:
+    """The valid ones of the fills that are quick, least artificial first."""
+    quick = [fill for fill in FILLS if fill != SLOW and (kinds is None or KINDS[fill] in kinds)]
+    return [fill for fill in quick if found[fill]["mean_drop"] >= tables.VALID_DROP]
+
+
+def choose_outline(probe: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The first outline under which a natural fill passes; else the first under which any does,
+    else the first; "" where none was tried.
+    """
+    for kinds in (NATURAL, None):
+        for name, found in probe.items():
+            if _passing(found, kinds):
+                return name
+    return next(iter(probe), "")
+
+
+def choose_fills(study: Settings, probe: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
+    """The least artificial fill that passes and the next of another kind; where fewer pass, those
+    that mislead the least.
+    """
+    if study.preset == "paper":
+        return (DEFAULT_FILLS["paper"],)
+    if not probe:
+        return (DEFAULT_FILLS["strict"], "black")
+    quick = [fill for fill in FILLS if fill != SLOW]
+    passing = _passing(probe)
+    # two of one kind would agree for that reason
+    other = [fill for fill in passing if KINDS[fill] != KINDS[passing[0]]]
+    by_drop = sorted(quick, key=lambda fill: -probe[fill]["mean_drop"])
+    return tuple(dict.fromkeys([*passing[:1], *other, *passing, *by_drop]))[:2]

@@ -1,0 +1,5 @@
+"""Holds methods, measures, fills and networks of your own to what the built-in ones keep."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

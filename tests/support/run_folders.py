@@ -1,0 +1,43 @@
+"""Studies small tiles and reads what a run leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tiny
+from segproof import (
+    Results,
+    Study,
+)
+from segproof.study.results import (
+    COLUMNS,
+    TileResult,
+)
+
+IDENTITY = {"seed": 0, "weights": "abc"}
+
+
+def row(sample: str, confidence: float | None = 0.5) -> tuple[object, ...]:
+    values: dict[str, object] = {
+        name: "" if kind == "TEXT" else 0 if kind == "INTEGER" else 0.25
+        for name, kind in COLUMNS.items()
+    }
+    values |= {"sample": sample, "confidence": confidence, "status": "ok"}
+    return tuple(values.values())
+
+
+def tile(sample: str, position: int = 0, rows: int = 2) -> TileResult:
+    return TileResult(sample, position, "ok", rows=[row(sample)] * rows, digest=f"d-{sample}")
+
+
+def study_of(folder: Path, **more: Any) -> Study:
+    return Study.of(data=str(folder), **(tiny.QUICK | more))
+
+
+def run(folder: Path, out: Path, **how: Any) -> Results:
+    return study_of(folder).run(out, allow_code=True, **how)
+
+
+def exports(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("results.csv", "results.parquet")]
