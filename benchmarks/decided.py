@@ -14,9 +14,9 @@ import argparse
 from pathlib import Path
 from statistics import median
 
-from segproof import Results, Until
+from segproof import Results, StopRule
 from segproof.analysis import tables
-from segproof.study.early_stop import ASKED, Watch, shuffled
+from segproof.study.early_stop import ASKED, EarlyStop, shuffled
 
 MARGINS = (0.02, 0.05, 0.1)
 
@@ -41,7 +41,7 @@ def main() -> None:
             seen, shares, decided, wrong = [], [], 0, 0
             for seed in range(given.orders):
                 order = shuffled(len(rows), seed)
-                watch = Watch(Until(asked, margin), order, run.preset)
+                watch = EarlyStop(StopRule(asked, margin), order, run.preset)
                 for position in order:
                     if watch.decided:
                         break

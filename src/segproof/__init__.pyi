@@ -50,8 +50,8 @@ from .perturb import (
 from .study import (
     CONTROLS as CONTROLS,
     Results as Results,
+    StopRule as StopRule,
     Study as Study,
-    Until as Until,
 )
 
 __all__: list[str]

@@ -22,7 +22,7 @@ from segproof.analysis.statistics import kendall_tau
 from segproof.cli import app as cli
 from segproof.errors import DataError, StudyError, UnknownNameError
 from segproof.evidence import of_measures as evidence, run as benchmark
-from segproof.evidence.known import Known
+from segproof.evidence.known import KnownScene
 from segproof.evidence.of_measures import (
     CUT_MEASURES,
     average_precision,
@@ -34,7 +34,7 @@ from segproof.evidence.tier_a_constructed import constructed
 from segproof.evidence.tier_b_planted import planted
 from segproof.explain.cam import RawMap, hires_cam
 from segproof.explain.forward_pass import Capture
-from segproof.measures.case import Case
+from segproof.measures.case import HeatmapCase
 from segproof.models.contract import SegmentationModel, probabilities
 
 
@@ -44,21 +44,21 @@ def by(frame: pd.DataFrame, *keys: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def scenes() -> list[Known]:
+def scenes() -> list[KnownScene]:
     return list(constructed(2, seed=1))
 
 
 @pytest.fixture(scope="module")
-def judged(scenes: list[Known]) -> pd.DataFrame:
+def judged(scenes: list[KnownScene]) -> pd.DataFrame:
     return evidence.judge_measures(scenes, fills=("absent",))
 
 
-def of_kind(scenes: list[Known], kind: str) -> Known:
+def of_kind(scenes: list[KnownScene], kind: str) -> KnownScene:
     return next(known for known in scenes if known.kind == kind)
 
 
 # --- what decides -------------------------------------------------------------------------------
-def literal_shapley(known: Known, parts: dict[str, Tensor]) -> dict[str, float]:
+def literal_shapley(known: KnownScene, parts: dict[str, Tensor]) -> dict[str, float]:
     """Mean gain of a factor over all orders in which the factors can come."""
     bare = torch.rot90(known.absent, 2, (-2, -1))
 
@@ -81,7 +81,7 @@ def literal_shapley(known: Known, parts: dict[str, Tensor]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("kind", ["local", "shortcut", "both"])
-def test_shapley_values_are_exact(scenes: list[Known], kind: str) -> None:
+def test_shapley_values_are_exact(scenes: list[KnownScene], kind: str) -> None:
     known = of_kind(scenes, kind)
     parts = evidence._factors(known)
     assert bool((torch.stack(list(parts.values())).sum(dim=0) == 1).all())
@@ -111,7 +111,7 @@ def test_trained_networks_have_the_truth_that_they_claim() -> None:
         assert float(credit(known).sum()) == pytest.approx(1.0)
 
 
-def test_credit_is_spread_evenly_over_each_factor(scenes: list[Known]) -> None:
+def test_credit_is_spread_evenly_over_each_factor(scenes: list[KnownScene]) -> None:
     known = of_kind(scenes, "both")
     worth = credit(known)
     assert float(worth[known.cue].sum()) == pytest.approx(0.5, abs=1e-3)
@@ -120,7 +120,7 @@ def test_credit_is_spread_evenly_over_each_factor(scenes: list[Known]) -> None:
     assert float(worth[~known.evidence].sum()) == 0.0
 
 
-def test_evidence_that_is_only_claimed_is_refused(scenes: list[Known]) -> None:
+def test_evidence_that_is_only_claimed_is_refused(scenes: list[KnownScene]) -> None:
     known = of_kind(scenes, "local")
     other = of_kind(scenes, "both")
     wrong = replace(known, evidence=other.evidence, cue=other.cue)
@@ -143,7 +143,7 @@ def test_quality_by_hand() -> None:
     assert average_precision(heat, worth) == pytest.approx(0.5 + 0.25 * 2 / 3 + 0.25 * 3 / 4)
 
 
-def test_maps_have_the_quality_that_they_are_made_for(scenes: list[Known]) -> None:
+def test_maps_have_the_quality_that_they_are_made_for(scenes: list[KnownScene]) -> None:
     for known in scenes:
         worth = credit(known)
         quality = {
@@ -164,7 +164,7 @@ def test_maps_have_the_quality_that_they_are_made_for(scenes: list[Known]) -> No
 
 
 # --- measures -----------------------------------------------------------------------------------
-def test_cut_measures_are_those_of_the_definitions(scenes: list[Known]) -> None:
+def test_cut_measures_are_those_of_the_definitions(scenes: list[KnownScene]) -> None:
     known = of_kind(scenes, "both")
     seen = evidence._seen(known)
     region = known.cue | (known.region & (torch.rand(64, 64) < 0.5))
@@ -190,7 +190,7 @@ def test_cut_measures_are_those_of_the_definitions(scenes: list[Known]) -> None:
 
 
 def test_a_card_is_kendalls_tau_of_the_means_over_levels(
-    scenes: list[Known], judged: pd.DataFrame
+    scenes: list[KnownScene], judged: pd.DataFrame
 ) -> None:
     one = judged[(judged["measure"] == "m1_confidence") & (judged["binarisation"] == "area")]
     one = one[(one["scene"] == "scene-001") & (one["kind"] == "both")]
@@ -227,21 +227,21 @@ def test_matched_area_agrees_with_the_truth_where_thresholds_do_not(judged: pd.D
         assert tau(judged, measure) > tau(judged, measure, cut="threshold") + 0.1
 
 
-def as_measure(name: str, value: Callable[[Case], float]) -> Callable[[Case], float]:
+def as_measure(name: str, value: Callable[[HeatmapCase], float]) -> Callable[[HeatmapCase], float]:
     value.__name__ = name
     return value
 
 
-def test_a_wrong_measure_gets_a_low_tau(scenes: list[Known]) -> None:
-    def deletes_backwards(case: Case) -> float:
+def test_a_wrong_measure_gets_a_low_tau(scenes: list[KnownScene]) -> None:
+    def deletes_backwards(case: HeatmapCase) -> float:
         return float(case.heatmap[~case.seen.bound.region[0]].mean())
 
     worth = {id(known.model): credit(known) for known in scenes[:3]}
 
-    def knows(case: Case) -> float:
+    def knows(case: HeatmapCase) -> float:
         return average_precision(case.heatmap, worth[id(case.model)])
 
-    def constant(case: Case) -> float:
+    def constant(case: HeatmapCase) -> float:
         return 1.0
 
     made = {"knows": knows, "wrong": deletes_backwards, "constant": constant}
@@ -253,7 +253,7 @@ def test_a_wrong_measure_gets_a_low_tau(scenes: list[Known]) -> None:
     assert cards.loc[("constant", "all"), "label"] == "uninformative"
 
 
-def test_a_measure_without_a_number_stands_last(scenes: list[Known]) -> None:
+def test_a_measure_without_a_number_stands_last(scenes: list[KnownScene]) -> None:
     part = pd.DataFrame(
         {"map": ["oracle", "half", "random_1"], "truth": [1.0, 0.5, 0.1], "value": [3, 2, math.nan]}
     )
@@ -280,7 +280,7 @@ def swapped(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
     return RawMap(-hires_cam(capture, layer, model).values)
 
 
-def test_a_wrong_method_scores_low(scenes: list[Known]) -> None:
+def test_a_wrong_method_scores_low(scenes: list[KnownScene]) -> None:
     known = [known for known in scenes if known.kind != "shortcut"]
     made = evidence.judge_methods(
         known, ["hires_cam", inverted, shuffled, swapped], ["encoder:1"], fused=False
@@ -299,7 +299,9 @@ def test_a_wrong_method_scores_low(scenes: list[Known]) -> None:
     assert (made.loc[made["method"] == "swapped", "precision"] == 0).all()
 
 
-def test_a_decoder_block_is_blind_to_the_cue_and_the_encoder_is_not(scenes: list[Known]) -> None:
+def test_a_decoder_block_is_blind_to_the_cue_and_the_encoder_is_not(
+    scenes: list[KnownScene],
+) -> None:
     both = [of_kind(scenes, "both")]
     made = by(evidence.judge_methods(both, ["grad_cam"]), "layer")
     assert made.loc["encoder:1", "cue_recall"] == 1.0

@@ -7,28 +7,28 @@ import torch
 from torch import Tensor
 
 from segproof.errors import UnknownNameError
-from segproof.evidence.known import Known
+from segproof.evidence.known import KnownScene
 from segproof.evidence.tier_a_constructed import KINDS, Kind, constructed, constructed_model
 from segproof.models.contract import probabilities
 
 
-def chance(known: Known, image: Tensor) -> Tensor:
+def chance(known: KnownScene, image: Tensor) -> Tensor:
     """P(roof) [H, W]."""
     with torch.no_grad():
         return probabilities(known.model(image[None]), known.model.activation)[0, 1]
 
 
-def without(known: Known, mask: Tensor) -> float:
+def without(known: KnownScene, mask: Tensor) -> float:
     """Mean P over R with `mask` as in the empty picture."""
     return float(chance(known, torch.where(mask, known.absent, known.image))[known.region].mean())
 
 
 @pytest.fixture(scope="module")
-def scenes() -> list[Known]:
+def scenes() -> list[KnownScene]:
     return list(constructed(6, seed=3))
 
 
-def test_every_network_finds_exactly_its_roofs(scenes: list[Known]) -> None:
+def test_every_network_finds_exactly_its_roofs(scenes: list[KnownScene]) -> None:
     for known in scenes:
         assert bool(((chance(known, known.image) >= 0.5) == known.truth).all()), known.name
         assert float(chance(known, known.absent).max()) < 0.01
@@ -39,7 +39,7 @@ def test_every_network_finds_exactly_its_roofs(scenes: list[Known]) -> None:
     [("local", {"roof"}), ("shortcut", {"cue"}), ("both", {"roof", "cue"})],
 )
 def test_what_is_needed_is_what_the_kind_says(
-    scenes: list[Known], kind: Kind, needs: set[str]
+    scenes: list[KnownScene], kind: Kind, needs: set[str]
 ) -> None:
     by_kind = {(known.name, known.kind): known for known in scenes}
     for known in (known for known in scenes if known.kind == kind):
@@ -50,7 +50,7 @@ def test_what_is_needed_is_what_the_kind_says(
         assert without(known, by_kind[known.name, "both"].decoys) > 0.98
 
 
-def test_decoys_and_ground_change_nothing_at_all(scenes: list[Known]) -> None:
+def test_decoys_and_ground_change_nothing_at_all(scenes: list[KnownScene]) -> None:
     for known in scenes:
         ground = ~(known.evidence | known.decoys)
         before = chance(known, known.image)[known.region]
@@ -59,7 +59,7 @@ def test_decoys_and_ground_change_nothing_at_all(scenes: list[Known]) -> None:
             assert bool((chance(known, other)[known.region] == before).all())
 
 
-def test_half_of_the_cue_is_half_of_the_decision(scenes: list[Known]) -> None:
+def test_half_of_the_cue_is_half_of_the_decision(scenes: list[KnownScene]) -> None:
     known = next(known for known in scenes if known.kind == "both")
     columns = known.cue.nonzero()[:, 1]
     half = known.cue & (torch.arange(known.cue.shape[1]) < columns.min() + 8)
@@ -67,7 +67,7 @@ def test_half_of_the_cue_is_half_of_the_decision(scenes: list[Known]) -> None:
     assert without(known, half) == pytest.approx(0.5, abs=0.12)
 
 
-def test_masks_tile_evidence_and_decoys(scenes: list[Known]) -> None:
+def test_masks_tile_evidence_and_decoys(scenes: list[KnownScene]) -> None:
     for known in scenes:
         assert known.tier == "a"
         assert not bool((known.evidence & known.decoys).any())

@@ -23,8 +23,8 @@ from peers import (
     PEERS,
     PLACES,
     TOLERANCE,
-    Case,
     Cell,
+    HeatmapCase,
     Place,
     cannot,
     case_of,
@@ -137,16 +137,16 @@ def test_the_page_is_this_table() -> None:
 
 
 # --- a really trained network -------------------------------------------------------------------
-def real_case(shared: Path, side: int) -> Case:
+def real_case(shared: Path, side: int) -> HeatmapCase:
     """The published tile, cut to its middle."""
     model = load_model(f"smp:{shared / 'models' / 'roofs-unet-lite0'}")
     test = shared / "whu" / "test"
     image = read_image(test / "image" / "2_566.png")["image"]
     mask = read_mask(test / "label" / "2_566.png")[0]
-    return Case(model, image, mask == 1, "building").cut(side)
+    return HeatmapCase(model, image, mask == 1, "building").cut(side)
 
 
-def check_real(case: Case, method: str, layer: str) -> None:
+def check_real(case: HeatmapCase, method: str, layer: str) -> None:
     place = Place("", case.model.resolve_layer(layer, case.size), inside="conv2")
     figure = distance(case, "grad-cam", method, place)
     print(f"\nparity {method} {layer}: {figure:.2e}")

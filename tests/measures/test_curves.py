@@ -28,7 +28,7 @@ from segproof.errors import DataError, ModelError, SegproofError, UnknownNameErr
 from segproof.explain.forward_pass import capture
 from segproof.explain.target import Target
 from segproof.measures import curves
-from segproof.measures.case import Case, Undefined
+from segproof.measures.case import HeatmapCase, Undefined
 from segproof.measures.curves import (
     CARDS,
     Curve,
@@ -42,7 +42,7 @@ from segproof.measures.curves import (
 from segproof.measures.pictures import confidence
 from segproof.models.contract import SegmentationModel, probabilities
 from segproof.perturb.controls import random_blobs
-from segproof.perturb.fills import Clean, Fill, background_of, make_fill, perturb
+from segproof.perturb.fills import Fill, FillContext, background_of, make_fill, perturb
 from segproof.perturb.imputation import linear_imputation
 from segproof.perturb.regions import dilate
 from segproof.perturb.seeding import seeded
@@ -91,7 +91,7 @@ def case_of(
     valid: Tensor | None = None,
     batch: int = 4,
     seed: int = 0,
-) -> Case:
+) -> HeatmapCase:
     """A case of one picture [B, H, W] with R = `region`; the fill is 0 unless given."""
     model = net if isinstance(net, SegmentationModel) else SegmentationModel(net, classes=["roof"])
     rows = None if valid is None else valid[None]
@@ -100,12 +100,12 @@ def case_of(
         model, image[None], target, [], region[None], valid=rows, gradients=False, batch=batch
     )
     fill = filling(torch.zeros_like(image)) if fill is None else fill
-    return Case(model=model, seen=seen, heatmap=heatmap, fill=fill, truth=region, seed=seed)
+    return HeatmapCase(model=model, seen=seen, heatmap=heatmap, fill=fill, truth=region, seed=seed)
 
 
 def toy_case(
     seed: int, *, masked: bool = False, batch: int = 4, dtype: torch.dtype = torch.float64
-) -> Case:
+) -> HeatmapCase:
     """A real small network, an uneven fill, a heatmap without ties."""
     model = toy_model(seed % 11).to(dtype)
     image, base = toy_images(seed)[0].to(dtype), toy_images(seed + 50)[0].to(dtype)
@@ -116,11 +116,11 @@ def toy_case(
     return case_of(model, image, region, heat, filling(base), valid=valid, batch=batch)
 
 
-def base_of(case: Case) -> Tensor:
+def base_of(case: HeatmapCase) -> Tensor:
     return case.fill(case.seen.images, torch.zeros_like(case.seen.bound.region))[0]
 
 
-def score_of(case: Case) -> reference.Score:
+def score_of(case: HeatmapCase) -> reference.Score:
     """Confidence on R of a picture, shown alone."""
     bound = case.seen.bound
 
@@ -133,7 +133,7 @@ def score_of(case: Case) -> reference.Score:
 
 
 def numbers(
-    case: Case,
+    case: HeatmapCase,
 ) -> tuple[reference.Array, reference.Bools, reference.Array, reference.Array]:
     """S, V, x, b."""
     return (
@@ -345,7 +345,7 @@ def test_influence_takes_names_of_fills_and_stays_within_valid_pixels() -> None:
 
     def by_hand(region: Tensor) -> Fill:
         [k] = [k for k, bound in bounds.items() if torch.equal(bound.region[0], region)]
-        clean = Clean(
+        clean = FillContext(
             image=x,
             neutral=model.neutral,
             background=background_of(region, p[k], torch.ones_like(region)),
@@ -542,7 +542,7 @@ def test_numbers_do_not_depend_on_the_batch(name: str) -> None:
         assert value_of(name, small) == one  # bitwise
 
 
-def value_of(name: str, case: Case) -> float:
+def value_of(name: str, case: HeatmapCase) -> float:
     try:
         return CARDS[name].function(case)
     except Undefined:
@@ -621,7 +621,7 @@ def test_noise_of_road_is_a_share_of_the_unit() -> None:
 
 
 @contextmanager
-def watched(case: Case) -> Iterator[list[Tensor]]:
+def watched(case: HeatmapCase) -> Iterator[list[Tensor]]:
     """Pictures that the network is shown, batch by batch."""
     shown: list[Tensor] = []
     handle = case.model.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
@@ -656,7 +656,7 @@ def test_cost_is_as_stated_and_pictures_are_made_a_batch_at_a_time(name: str) ->
 
 
 # --- known maps ---------------------------------------------------------------------------------
-def known() -> dict[str, Case]:
+def known() -> dict[str, HeatmapCase]:
     """A network that reads a marker beside the region; maps that find it, not, and the contrary."""
     generator = torch.Generator().manual_seed(0)
     image = 0.2 * torch.rand(1, 24, 24, generator=generator)
@@ -710,7 +710,7 @@ def test_deleting_the_object_itself_is_trivial_and_the_outside_form_is_not() -> 
 
 
 # --- undefined ----------------------------------------------------------------------------------
-def reason(measure: Callable[[Case], object], case: Case) -> str:
+def reason(measure: Callable[[HeatmapCase], object], case: HeatmapCase) -> str:
     with pytest.raises(Undefined) as caught:
         measure(case)
     return str(caught.value)

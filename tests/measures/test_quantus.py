@@ -21,7 +21,7 @@ from segproof.explain.api import normalise
 from segproof.explain.cam import METHODS
 from segproof.explain.forward_pass import Capture, capture
 from segproof.measures import curves, robustness as quality
-from segproof.measures.case import Case
+from segproof.measures.case import HeatmapCase
 from segproof.measures.pictures import confidence
 from segproof.models.contract import probabilities
 from segproof.perturb.fills import perturb
@@ -52,7 +52,7 @@ def black(images: Tensor, keep: Tensor) -> Tensor:
     return perturb(images, keep, torch.zeros_like(images[:1]))
 
 
-def case_of(seed: int) -> Case:
+def case_of(seed: int) -> HeatmapCase:
     """A map whose values all differ (a little noise is added to Grad-CAM's), and its network."""
     model = SegmentationModel(net(seed), classes=["roof"])
     generator = torch.Generator().manual_seed(seed)
@@ -69,7 +69,7 @@ def case_of(seed: int) -> Case:
     noise = torch.rand(SIDE, SIDE, generator=generator)
     heat = again(seen, model) + 1e-3 * noise
     assert len(np.unique(heat.numpy())) == heat.numel()
-    return Case(model, seen, heat / heat.max(), black, truth, again, seed)
+    return HeatmapCase(model, seen, heat / heat.max(), black, truth, again, seed)
 
 
 class Scalar(nn.Module):
@@ -77,7 +77,7 @@ class Scalar(nn.Module):
     Quantus can judge.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: HeatmapCase) -> None:
         super().__init__()
         self.model, self.bound = case.model, case.seen.bound
         self.eval()
@@ -87,7 +87,7 @@ class Scalar(nn.Module):
         return confidence(p, self.bound)[:, None]
 
 
-def arrays(case: Case) -> dict[str, Array]:
+def arrays(case: HeatmapCase) -> dict[str, Array]:
     return {
         "x_batch": case.seen.images.numpy().copy(),
         "y_batch": np.array([0]),
@@ -96,7 +96,7 @@ def arrays(case: Case) -> dict[str, Array]:
     }
 
 
-def asked(metric: Any, case: Case, model: nn.Module | None = None, **how: Any) -> Any:
+def asked(metric: Any, case: HeatmapCase, model: nn.Module | None = None, **how: Any) -> Any:
     """What Quantus says of the case."""
     given: dict[str, Any] = arrays(case) | {"channel_first": True, "softmax": False}
     given |= {"device": "cpu", "batch_size": 1}

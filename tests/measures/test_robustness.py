@@ -25,7 +25,7 @@ from segproof.explain.cam import METHODS
 from segproof.explain.forward_pass import Capture, capture
 from segproof.explain.target import BoundTarget, Target
 from segproof.measures import robustness as quality
-from segproof.measures.case import Case, Undefined
+from segproof.measures.case import HeatmapCase, Undefined
 from segproof.measures.robustness import CARDS
 from segproof.models.contract import SegmentationModel
 from segproof.perturb.fills import Fill, make_fill, perturb
@@ -74,14 +74,16 @@ def given_case(
     model: SegmentationModel | None = None,
     fill: Fill = black,
     seed: int = 0,
-) -> Case:
+) -> HeatmapCase:
     """A heatmap that no network made; the picture is `image` [B, H, W] or zeros."""
     image = torch.zeros(3, *heat.shape, dtype=torch.float64) if image is None else image
     model = toy_model() if model is None else model
     with torch.no_grad():
         logits = model(image[None]) if again or fill is not black else torch.zeros(1, 2, 1, 1)
     seen = Capture(image[None], logits, bound_of(region, valid), {})
-    return Case(model=model, seen=seen, heatmap=heat.float(), fill=fill, again=again, seed=seed)
+    return HeatmapCase(
+        model=model, seen=seen, heatmap=heat.float(), fill=fill, again=again, seed=seed
+    )
 
 
 def explained(
@@ -93,7 +95,7 @@ def explained(
     layer: str = "decoder.blocks.0",
     valid: Tensor | None = None,
     batch: int = 4,
-) -> Case:
+) -> HeatmapCase:
     """A real method's heatmap of a toy network."""
     model = toy_model(seed, classes=THREE) if model is None else model
     model.net.encoder.output_stride = 4  # type: ignore[union-attr]
@@ -114,10 +116,10 @@ def explained(
     fill = make_fill("noise", clean_of(seen, model, None, seed=(seed, "noise")))
     heat = again(seen, model)
     assert heat.any()
-    return Case(model=model, seen=seen, heatmap=heat, fill=fill, again=again, seed=seed)
+    return HeatmapCase(model=model, seen=seen, heatmap=heat, fill=fill, again=again, seed=seed)
 
 
-def random_case(seed: int, *, ties: bool = False) -> Case:
+def random_case(seed: int, *, ties: bool = False) -> HeatmapCase:
     """A random map 7 x 9 with pixels that are not valid; `ties`: many equal values."""
     generator = torch.Generator().manual_seed(seed)
     heat = torch.rand(7, 9, generator=generator)
@@ -129,7 +131,7 @@ def random_case(seed: int, *, ties: bool = False) -> Case:
     return given_case(heat, region, valid=valid, seed=seed)
 
 
-def masks_of(case: Case) -> tuple[reference.Array, reference.Bools, reference.Bools]:
+def masks_of(case: HeatmapCase) -> tuple[reference.Array, reference.Bools, reference.Bools]:
     bound = case.seen.bound
     return case.heatmap.double().numpy(), bound.region[0].numpy(), bound.valid[0].numpy()
 
@@ -307,7 +309,9 @@ def powered(seen: Capture, model: SegmentationModel, *, power: int) -> Tensor:
     return brightness(seen, model) ** power
 
 
-def pictured(again: Again, *, side: int = 16, seed: int = 0, valid: Tensor | None = None) -> Case:
+def pictured(
+    again: Again, *, side: int = 16, seed: int = 0, valid: Tensor | None = None
+) -> HeatmapCase:
     model = toy_model(seed)
     model.net.encoder.output_stride = 4  # type: ignore[union-attr]
     image = toy_images(seed, side=side)[0]
@@ -384,7 +388,7 @@ def test_max_sensitivity_of_constant_and_jumping_maps() -> None:
     assert more > quality.max_sensitivity(calm)
 
 
-def linear_case(heat: Tensor | None = None, *, fill: Fill = black, batch: int = 4) -> Case:
+def linear_case(heat: Tensor | None = None, *, fill: Fill = black, batch: int = 4) -> HeatmapCase:
     """Z = 2 x and R everywhere: removing I changes Y by exactly the sum of 2 x over I / |R|."""
     model = SegmentationModel(Shallow([1.0], [0.0], [2.0], 0.5), classes=["roof"]).double().eval()
     x = toy_images(3)[:, :1]
@@ -392,7 +396,7 @@ def linear_case(heat: Tensor | None = None, *, fill: Fill = black, batch: int = 
         logits = model(x)
     seen = Capture(x, logits, bound_of(torch.ones(16, 16, dtype=torch.bool)), {}, batch=batch)
     heat = x[0, 0] / x.max() if heat is None else heat
-    return Case(model=model, seen=seen, heatmap=heat, fill=fill)
+    return HeatmapCase(model=model, seen=seen, heatmap=heat, fill=fill)
 
 
 def test_infidelity_of_the_exact_contributions_is_zero() -> None:
@@ -745,7 +749,7 @@ def test_shifts_repeat_the_edge_and_take_region_and_valid_pixels_along() -> None
 def test_a_network_of_points_follows_every_shift_and_one_with_a_grid_does_not(method: str) -> None:
     """1 x 1 convolutions see no edge and no grid: any shift is followed exactly, up to rounding."""
 
-    def case(net: torch.nn.Module, layer: str) -> Case:
+    def case(net: torch.nn.Module, layer: str) -> HeatmapCase:
         model = SegmentationModel(net, classes=["roof"]).double()
         image = toy_images(3)
         region = torch.zeros(16, 16, dtype=torch.bool)

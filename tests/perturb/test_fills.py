@@ -17,7 +17,15 @@ from torch import Tensor
 import reference
 from segproof.errors import SegproofError, UnknownNameError
 from segproof.perturb.controls import random_blobs
-from segproof.perturb.fills import FILLS, Clean, background_of, blend, make_fill, membrane, perturb
+from segproof.perturb.fills import (
+    FILLS,
+    FillContext,
+    background_of,
+    blend,
+    make_fill,
+    membrane,
+    perturb,
+)
 from segproof.perturb.regions import (
     STRATEGIES,
     binarise,
@@ -50,9 +58,9 @@ def some(seed: int, side: int = 12) -> Tensor:
     return mask
 
 
-def clean(seed: int, side: int = 16) -> Clean:
+def clean(seed: int, side: int = 16) -> FillContext:
     truth = toy_truth(seed, side=side)[0]
-    return Clean(
+    return FillContext(
         image=toy_images(seed, side=side)[0].float(),
         neutral=torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1),
         background=~truth,
@@ -231,14 +239,14 @@ def test_fills_by_hand() -> None:
     nothing = torch.zeros(1, 16, 16, dtype=torch.bool)
     x = facts.image
 
-    def baseline(name: str, of: Clean = facts) -> Tensor:
+    def baseline(name: str, of: FillContext = facts) -> Tensor:
         return make_fill(name, of)(x[None], nothing)[0]
 
     assert torch.equal(baseline("neutral"), facts.neutral.expand_as(x))
     assert torch.equal(baseline("black"), torch.zeros_like(x))
     valid = torch.zeros_like(facts.valid)
     valid[:5] = True
-    part = Clean(x, facts.neutral, facts.background, valid, facts.generator)
+    part = FillContext(x, facts.neutral, facts.background, valid, facts.generator)
     for band in range(3):
         expected = x[band, :5].mean().expand(16, 16)
         torch.testing.assert_close(baseline("image_mean", part)[band], expected)
@@ -267,7 +275,7 @@ def test_background_texture_has_the_backgrounds_statistics() -> None:
     # pixels of the target give nothing to it
     poisoned = torch.where(facts.background, facts.image, facts.image.mean())
     other = clean(5, side=64)
-    again = Clean(poisoned, other.neutral, other.background, other.valid, other.generator)
+    again = FillContext(poisoned, other.neutral, other.background, other.valid, other.generator)
     assert torch.equal(make_fill("background_texture", again)(facts.image[None], nothing)[0], made)
 
 
@@ -306,7 +314,7 @@ def test_blur_by_hand() -> None:
     x = torch.zeros(1, 64, 32)
     x[0, 30, 15] = 1.0
     valid = torch.ones(64, 32, dtype=torch.bool)
-    of = Clean(x, torch.zeros(1, 1, 1), valid, valid, seeded("test"))
+    of = FillContext(x, torch.zeros(1, 1, 1), valid, valid, seeded("test"))
     made = make_fill("blur", of)(x[None], ~valid[None])[0, 0]
     for step in range(1, 6):
         share = math.exp(-(step**2) / (2 * 2**2))
@@ -559,7 +567,7 @@ def test_seamless_fills_have_no_outline(name: str) -> None:
     image = slope + 0.02 * given_clean.image
     ground = torch.zeros(48, 48, dtype=torch.bool)
     ground[:, :12] = True
-    tile = Clean(image, given_clean.neutral, ground, torch.ones_like(ground), seeded("x"))
+    tile = FillContext(image, given_clean.neutral, ground, torch.ones_like(ground), seeded("x"))
     keep = torch.ones(1, 48, 48, dtype=torch.bool)
     keep[:, 14:34, 20:44] = False
     found = make_fill(name, tile)(image[None], keep)[0]

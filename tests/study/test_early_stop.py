@@ -22,7 +22,16 @@ from segproof import Results, Study, StudyError, UnknownNameError
 from segproof.analysis import tables
 from segproof.cli import app as cli
 from segproof.study import integrity as audit
-from segproof.study.early_stop import LEAST, NOTE, Race, Until, Watch, _Best, _Pairs, shuffled
+from segproof.study.early_stop import (
+    LEAST,
+    NOTE,
+    EarlyStop,
+    Race,
+    StopRule,
+    _Best,
+    _Pairs,
+    shuffled,
+)
 
 ALPHA = 0.05
 
@@ -236,8 +245,8 @@ def tiles_of_rows() -> dict[int, pd.DataFrame]:
     return by_tile(made_rows.make_rows(40, areas=(0.2,), thresholds=(), fills=("black",)))
 
 
-def followed(tiles: Any, arrival: Any, until: Until, count: int = 40) -> Watch:
-    watch = Watch(until, shuffled(count, 0), "strict")
+def followed(tiles: Any, arrival: Any, until: StopRule, count: int = 40) -> EarlyStop:
+    watch = EarlyStop(until, shuffled(count, 0), "strict")
     empty = tiles[0].iloc[:0]
     for position in arrival:
         watch.add(position, tiles.get(position, empty))
@@ -246,7 +255,7 @@ def followed(tiles: Any, arrival: Any, until: Until, count: int = 40) -> Watch:
 
 @pytest.mark.parametrize("asked", ["best", "ranking", "controls"])
 def test_who_finishes_first_does_not_matter(tiles_of_rows: Any, asked: Any) -> None:
-    until = Until(asked, 0.2, least=6)
+    until = StopRule(asked, 0.2, least=6)
     in_order = followed(tiles_of_rows, shuffled(40, 0), until).record()
     assert in_order["decided"]
     assert 6 < in_order["tiles"] < 40
@@ -257,7 +266,7 @@ def test_who_finishes_first_does_not_matter(tiles_of_rows: Any, asked: Any) -> N
 
 def test_a_gap_at_the_beginning_holds_the_decision(tiles_of_rows: Any) -> None:
     order = shuffled(40, 0)
-    watch = followed(tiles_of_rows, order[1:], Until("best", 0.1))
+    watch = followed(tiles_of_rows, order[1:], StopRule("best", 0.1))
     assert (watch.seen, watch.decided, watch.beginning) == (0, False, [])
     watch.add(order[0], tiles_of_rows[order[0]])
     assert watch.decided
@@ -267,7 +276,7 @@ def test_a_gap_at_the_beginning_holds_the_decision(tiles_of_rows: Any) -> None:
 def test_the_values_are_those_of_the_tables(tiles_of_rows: Any) -> None:
     """Wealth of every claim, from the rows of a study by hand."""
     order = shuffled(40, 0)
-    until = Until("best", 0.05, least=4)
+    until = StopRule("best", 0.05, least=4)
     watch = followed(tiles_of_rows, order[:15], until)
     contest = watch._contest
     assert contest is not None
@@ -296,7 +305,7 @@ def test_lower_is_better_where_the_measure_says_so(
     tiles_of_rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "judging", lambda *_, **__: "M1")
-    found = followed(tiles_of_rows, shuffled(40, 0), Until("best", 0.1, least=6)).record()
+    found = followed(tiles_of_rows, shuffled(40, 0), StopRule("best", 0.1, least=6)).record()
     assert found["decided"]
     rows = pd.concat(tiles_of_rows.values())
     samples = pd.Index(rows["sample"].unique())
@@ -309,7 +318,7 @@ def test_lower_is_better_where_the_measure_says_so(
 def test_tiles_without_rows_count_as_seen_and_judge_nothing(tiles_of_rows: Any) -> None:
     order = shuffled(40, 0)
     some = {position: tiles_of_rows[position] for position in order[::2]} | {0: tiles_of_rows[0]}
-    whole = followed(some, order, Until("best", 0.2))
+    whole = followed(some, order, StopRule("best", 0.2))
     assert whole.record()["decided"]
     assert whole.seen > 2 * LEAST - 2
 
@@ -317,7 +326,7 @@ def test_tiles_without_rows_count_as_seen_and_judge_nothing(tiles_of_rows: Any) 
 def test_sentences(tiles_of_rows: Any) -> None:
     order = shuffled(40, 0)
     said = {
-        asked: followed(tiles_of_rows, order, Until(asked, 0.2)).record() for asked in
+        asked: followed(tiles_of_rows, order, StopRule(asked, 0.2)).record() for asked in
         ("best", "ranking", "controls")
     }  # fmt: skip
     best = said["best"]["sentence"]
@@ -332,9 +341,9 @@ def test_sentences(tiles_of_rows: Any) -> None:
     assert set(beaten) == {"control:random", "control:p_c"}
     assert f"{len(beaten['control:random'])} of 10 candidates beat" in said["controls"]["sentence"]
     assert not any("Eigen-CAM" in name for name in beaten["control:random"])
-    early = followed(tiles_of_rows, order[:5], Until("best")).record()
+    early = followed(tiles_of_rows, order[:5], StopRule("best")).record()
     assert "Not decided after 5 of 40 tiles: fewer than the 10" in early["sentence"]
-    hard = followed(tiles_of_rows, order, Until("ranking", 0.0)).record()
+    hard = followed(tiles_of_rows, order, StopRule("ranking", 0.0)).record()
     assert "Not decided after all 40 tiles" in hard["sentence"]
     assert f"{hard['open']} of 45 pairs" in hard["sentence"]
     assert hard["note"] == ""
@@ -346,7 +355,7 @@ def test_a_candidate_that_hardly_ever_has_a_map_does_not_hold_the_rest(tiles_of_
         return part.assign(status=part["status"].where(~gone, "all_zero"))
 
     tiles = {position: flat(part) for position, part in tiles_of_rows.items()}
-    assert followed(tiles, shuffled(40, 0), Until("best", 0.1)).decided
+    assert followed(tiles, shuffled(40, 0), StopRule("best", 0.1)).decided
 
 
 @pytest.mark.parametrize(
@@ -360,7 +369,7 @@ def test_a_candidate_that_hardly_ever_has_a_map_does_not_hold_the_rest(tiles_of_
 )
 def test_wrong_questions_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises((StudyError, UnknownNameError), match=words):
-        Until(**given)
+        StopRule(**given)
 
 
 def test_the_order_is_a_permutation_drawn_by_the_seed() -> None:
@@ -373,14 +382,14 @@ def test_the_order_is_a_permutation_drawn_by_the_seed() -> None:
 SETTINGS: dict[str, Any] = tiny.SETTINGS | {
     "methods": ("grad_cam", "hires_cam"), "thresholds": (), "fills": ("black",),
 }  # fmt: skip
-UNTIL = Until("best", 0.1, least=5)
+UNTIL = StopRule("best", 0.1, least=5)
 
 
 def study_of(folder: Path, **more: Any) -> Study:
     return Study.of(data=str(folder), **(SETTINGS | more))
 
 
-def run(folder: Path, out: Path, until: Until | None = UNTIL, **how: Any) -> Results:
+def run(folder: Path, out: Path, until: StopRule | None = UNTIL, **how: Any) -> Results:
     return study_of(folder).run(out, allow_code=True, until_decided=until, **how)
 
 
@@ -464,7 +473,7 @@ def test_tiles_studied_before_are_not_lost_by_the_question(tiles: Path, tmp_path
 
 
 def test_not_decided_after_all_tiles_is_said(tiles: Path, tmp_path: Path) -> None:
-    found = run(tiles, tmp_path / "run", Until("ranking", 0.0)).manifest["decided"]
+    found = run(tiles, tmp_path / "run", StopRule("ranking", 0.0)).manifest["decided"]
     assert not found["decided"]
     assert found["sentence"].startswith("Not decided after all 40 tiles")
 

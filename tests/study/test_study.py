@@ -44,7 +44,7 @@ from segproof.explain.api import clean_of, explain_all
 from segproof.explain.cam import METHODS, occlusion_windows
 from segproof.explain.forward_pass import capture
 from segproof.explain.target import Region
-from segproof.measures.case import Case
+from segproof.measures.case import HeatmapCase
 from segproof.measures.pictures import BOUNDARY
 from segproof.models.loaders.load import demo_model_spec, save_model
 from segproof.perturb.fills import FILLS, Fill, make_fill
@@ -670,7 +670,7 @@ def test_measures_of_whole_heatmaps_are_scores(
             network, sample["image"], method=method, layer=layer, target=target, truth=truth
         )
         seen = capture(network, sample["image"][None], target, [], truth[None], gradients=False)
-        case = Case(network, seen, made.heatmap(), made_fill, truth)
+        case = HeatmapCase(network, seen, made.heatmap(), made_fill, truth)
         for name in ("deletion", "relevance_mass", "gini"):
             [row] = scores[
                 (scores["method"] == method)

@@ -193,7 +193,7 @@ PLACES: Final = (
 )
 
 
-class Case:
+class HeatmapCase:
     """A network, a picture and the truth of one class; our map of it, and what peers are given."""
 
     def __init__(self, model: SegmentationModel, image: Tensor, truth: Tensor, name: str) -> None:
@@ -205,14 +205,14 @@ class Case:
         self.size = (image.shape[1], image.shape[2])
         self.normalised = ((image - model.mean) / model.std)[None]
 
-    def double(self) -> Case:
+    def double(self) -> HeatmapCase:
         model = copy.deepcopy(self.model).double()
-        return Case(model, self.image.double(), self.truth, self.name)
+        return HeatmapCase(model, self.image.double(), self.truth, self.name)
 
-    def cut(self, side: int) -> Case:
+    def cut(self, side: int) -> HeatmapCase:
         rows, columns = (slice((n - side) // 2, (n + side) // 2) for n in self.size)
         image, truth = self.image[:, rows, columns], self.truth[rows, columns]
-        return Case(self.model, image, truth, self.name)
+        return HeatmapCase(self.model, image, truth, self.name)
 
     def ours(self, method: str, path: str, preset: Preset) -> Tensor:
         """Our raw map [h, w]."""
@@ -248,11 +248,11 @@ class Case:
         return picked.mean()
 
 
-def case_of(place: Place, method: str) -> Case:
+def case_of(place: Place, method: str) -> HeatmapCase:
     model = copy.deepcopy(random_model(place.network))
     network = NETWORKS[place.network]
     image, truth = picture(100, network.side)
-    case = Case(model, image, truth, model.classes[network.explained])
+    case = HeatmapCase(model, image, truth, model.classes[network.explained])
     # a full SVD asks for (pixels of the layer)^2 numbers
     return case.cut(32) if method in EIGEN and place.fine else case
 
@@ -264,7 +264,7 @@ def as_map(tokens: Tensor) -> Tensor:
 
 
 # --- peers --------------------------------------------------------------------------------------
-def of_grad_cam(case: Case, kind: Any, place: Place, preset: Preset) -> Array:
+def of_grad_cam(case: HeatmapCase, kind: Any, place: Place, preset: Preset) -> Array:
     """Their whole path: target, ReLU, scaling, OpenCV's resize, scaling."""
     target = SemanticSegmentationTarget(case.category, case.mask().numpy())
     how: dict[str, Any] = {"reshape_transform": as_map} if place.tokens else {}
@@ -278,7 +278,7 @@ def of_grad_cam(case: Case, kind: Any, place: Place, preset: Preset) -> Array:
     return heat
 
 
-def of_captum(case: Case, kind: Any, place: Place, preset: Preset) -> Array:
+def of_captum(case: HeatmapCase, kind: Any, place: Place, preset: Preset) -> Array:
     def score(images: Tensor) -> Tensor:
         return case.mean_logit(case.logits(images)[0])[None]
 
@@ -287,7 +287,7 @@ def of_captum(case: Case, kind: Any, place: Place, preset: Preset) -> Array:
     return case.heat((as_map(found) if place.tokens else found).sum(dim=1)[0], preset)
 
 
-def of_torchcam(case: Case, kind: Any, place: Place, preset: Preset) -> Array:
+def of_torchcam(case: HeatmapCase, kind: Any, place: Place, preset: Preset) -> Array:
     paper = preset == "paper"
     view, target = (case.probabilities, case.published) if paper else (case.logits, case.mean_logit)
     how = {"reshape_transform": as_map} if place.tokens else {}
@@ -297,7 +297,7 @@ def of_torchcam(case: Case, kind: Any, place: Place, preset: Preset) -> Array:
     return case.heat(found[0].detach(), preset)
 
 
-def of_quality(case: Case, kind: Any, place: Place, preset: Preset) -> Array:
+def of_quality(case: HeatmapCase, kind: Any, place: Place, preset: Preset) -> Array:
     """Their maps at the layer's size: scaling comes before the resize there, and with 1e-7."""
     kernels = kind is quality.KernelWeighted
     mask = case.truth if kernels else case.mask()
@@ -319,7 +319,7 @@ class Peer:
     """A tool: its name on the package index, how to ask it, which preset is its own."""
 
     distribution: str
-    ask: Callable[[Case, Any, Place, Preset], Array]
+    ask: Callable[[HeatmapCase, Any, Place, Preset], Array]
     preset: Preset
     methods: dict[str, Any]
     presets: dict[str, Preset] = field(default_factory=dict)  # where another one is
@@ -481,7 +481,7 @@ CELLS: Final = tuple(
 )
 
 
-def distance(case: Case, peer: str, method: str, place: Place) -> float:
+def distance(case: HeatmapCase, peer: str, method: str, place: Place) -> float:
     """Greatest difference between our heatmap and a peer's, both in [0, 1] and not flat; for maps
     whose sign a peer leaves open, with the sign that fits.
     """

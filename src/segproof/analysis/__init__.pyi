@@ -1,6 +1,6 @@
 from .comparison import (
     MARGIN as MARGIN,
-    Compared as Compared,
+    RunComparison as RunComparison,
     compare as compare,
 )
 from .statistics import (

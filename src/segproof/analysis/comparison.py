@@ -12,14 +12,14 @@ from segproof.analysis import statistics as stats, tables
 from segproof.errors import StudyError
 from segproof.explain import Preset
 
-__all__ = ["MARGIN", "Compared", "compare"]
+__all__ = ["MARGIN", "RunComparison", "compare"]
 
 MARGIN = 0.02  # in the unit of the measure: less is not called worse
 ALPHA = 0.05
 
 
 @dataclass(frozen=True)
-class Compared:
+class RunComparison:
     """Run B against run A, paired by tile.
 
     `table` has a line for each measure and candidate: measure, layer, method ("" and "prediction"
@@ -37,7 +37,7 @@ class Compared:
 
 def compare(
     first: pd.DataFrame, second: pd.DataFrame, *, preset: Preset = "strict", margin: float = MARGIN
-) -> Compared:
+) -> RunComparison:
     """Compare the rows of run A and run B on the tiles that both studied.
 
     "worse" is a difference whose whole 95 % interval lies below -`margin`; "better" above it.
@@ -82,7 +82,7 @@ def compare(
         & pd.Series([pair in counted for pair in zip(table["layer"], table["method"], strict=True)])
     )
     bad = table[matters & (table["verdict"] == "worse")]
-    return Compared(table, judged, bool(len(bad)), _sentence(table, matters, bad, len(common)))
+    return RunComparison(table, judged, bool(len(bad)), _sentence(table, matters, bad, len(common)))
 
 
 def _common_headline(first: pd.DataFrame, second: pd.DataFrame) -> tables.Headline:

@@ -99,8 +99,8 @@ from segproof.study import (
     Asked,
     Plan,
     Results,
+    StopRule,
     Study,
-    Until,
     best_workers,
     choose_fills,
     choose_kernels,
@@ -547,7 +547,7 @@ def study(
     }
     settings = _from_file(config) | {key: v for key, v in given.items() if v is not None}
     folder = out_ or settings.get("out")
-    until = None if until_decided is None else Until(until_decided, margin, least)
+    until = None if until_decided is None else StopRule(until_decided, margin, least)
     if until is None and (margin, least) != (MARGIN, LEAST):
         raise StudyError(
             "--margin or --least alone", "--until-decided too", "say what is to be decided"
@@ -991,7 +991,7 @@ def _read(*given: Pairs | Pictures | Masks | Network) -> dict[str, Any]:
     return {key: value for group in given for key, value in group.settings().items()}
 
 
-def _dry_run(chosen: Study, *, allow_code: bool, until: Until | None) -> int:
+def _dry_run(chosen: Study, *, allow_code: bool, until: StopRule | None) -> int:
     """Fills and kernels are tried on the first tiles; nothing is studied or written."""
     keep_blocks()
     if until is not None:

@@ -30,7 +30,7 @@ def print_evidence(out: Console, found: Evidence) -> None:
         order = shown.assign(best=highest).sort_values(
             ["tier", "best", "measure", "tau"], ascending=[True, False, True, False]
         )
-        for row in order.itertuples(index=False):
+        for row in _lines(order):
             table.add_row(
                 row.tier,
                 escape(row.measure),
@@ -52,7 +52,7 @@ def print_evidence(out: Console, found: Evidence) -> None:
             table.add_column(name, justify="right", no_wrap=True)
         cued = found.methods[found.methods["kind"] == "all"]
         best = cued.sort_values("cue_recall", ascending=False, kind="stable")
-        for row in best.groupby(["tier", "method"], sort=False).head(1).itertuples(index=False):
+        for row in _lines(best.groupby(["tier", "method"], sort=False).head(1)):
             table.add_row(
                 row.tier,
                 escape(method_label(row.method)),
@@ -66,3 +66,8 @@ def print_evidence(out: Console, found: Evidence) -> None:
                 f"{row.forwards}",
             )
         out.print(table, "")
+
+
+def _lines(frame: pd.DataFrame) -> list[Any]:
+    """The rows of a table with their columns as attributes."""
+    return list(frame.itertuples(index=False))

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from segproof.models import SegmentationModel
 
-__all__ = ["Known"]
+__all__ = ["KnownScene"]
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownScene:
     """A picture whose answer is known: what decides `class_` over `region`, and what does not.
 
     All masks are bool [H, W]. `evidence` are the pixels that decide, `cue` those of them that lie

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from segproof.analysis import interval, kendall_tau
 from segproof.errors import DataError
-from segproof.evidence.known import Known
+from segproof.evidence.known import KnownScene
 from segproof.explain import (
     Capture,
     Method,
@@ -35,7 +35,7 @@ from segproof.explain import (
 )
 from segproof.measures import (
     Card,
-    Case,
+    HeatmapCase,
     MapMeasure,
     Undefined,
     certainty,
@@ -89,7 +89,7 @@ BATCH: Final = 16  # pictures of 64 px that stay in a core's cache
 
 
 # --- what decides ---------------------------------------------------------------------------------
-def shapley(known: Known) -> dict[str, float]:
+def shapley(known: KnownScene) -> dict[str, float]:
     """Exact Shapley value of each factor (object, cue, decoys, other) for the confidence over R.
 
     v(S) = mean of p_c over R of the picture in which the factors in S are as they are and the
@@ -122,7 +122,7 @@ def shapley(known: Known) -> dict[str, float]:
     return found
 
 
-def _factors(known: Known) -> dict[str, Tensor]:
+def _factors(known: KnownScene) -> dict[str, Tensor]:
     """Disjoint masks, bool [H, W], of the factors that have pixels; together the whole picture."""
     cue = known.cue
     thing = (known.region | known.evidence) & ~cue
@@ -132,7 +132,7 @@ def _factors(known: Known) -> dict[str, Tensor]:
     return {name: mask for name, mask in parts.items() if bool(mask.any())}
 
 
-def credit(known: Known) -> Tensor:
+def credit(known: KnownScene) -> Tensor:
     """What each pixel is worth, float64 [H, W], sum 1: a factor's Shapley value, spread evenly over
     its pixels, for the factors that decide.
 
@@ -155,7 +155,7 @@ def credit(known: Known) -> Tensor:
     return worth / worth.sum()
 
 
-def shapley_table(knowns: Iterable[Known]) -> pd.DataFrame:
+def shapley_table(knowns: Iterable[KnownScene]) -> pd.DataFrame:
     """Shapley values as a table: tier, kind, scene, factor, value, px."""
     rows = []
     for known in knowns:
@@ -182,7 +182,7 @@ def average_precision(heatmap: Tensor, worth: Tensor, seed: int = 0) -> float:
 
 
 # --- maps of known quality ------------------------------------------------------------------------
-def graded_maps(known: Known, worth: Tensor, seed: int = 0) -> dict[str, Tensor]:
+def graded_maps(known: KnownScene, worth: Tensor, seed: int = 0) -> dict[str, Tensor]:
     """Heatmaps [H, W] in [0, 1] from the oracle to the opposite of it; equal ones are left out.
 
     The oracle is E, what is worth most first, soft at its outline, each pixel of E above all
@@ -222,7 +222,7 @@ def graded_maps(known: Known, worth: Tensor, seed: int = 0) -> dict[str, Tensor]
     return found
 
 
-def _drawn(known: Known, seed: int, *what: object) -> torch.Generator:
+def _drawn(known: KnownScene, seed: int, *what: object) -> torch.Generator:
     return seeded("evidence", seed, known.tier, known.name, *what)
 
 
@@ -317,7 +317,7 @@ CUT_MEASURES: Final[dict[str, CutMeasure]] = {
 
 
 def judge_measures(
-    knowns: Iterable[Known],
+    knowns: Iterable[KnownScene],
     *,
     cut: Mapping[str, CutMeasure] = CUT_MEASURES,
     whole: Mapping[str, Card | MapMeasure] | None = None,
@@ -356,7 +356,9 @@ def judge_measures(
             for name, judged in (whole or {}).items():
                 function, better = _directed(judged)
                 for which, heat in maps.items():
-                    value = _judged(function, Case(known.model, seen, heat, make, known.truth))
+                    value = _judged(
+                        function, HeatmapCase(known.model, seen, heat, make, known.truth)
+                    )
                     entry = (which, truths[which], name, better, fill, WHOLE, math.nan)
                     rows.append((*key, *entry, value))
         tick(number + 1)
@@ -370,7 +372,7 @@ def _directed(judged: Card | MapMeasure) -> tuple[MapMeasure, str]:
     return judged, "higher"
 
 
-def _judged(function: MapMeasure, case: Case) -> float:
+def _judged(function: MapMeasure, case: HeatmapCase) -> float:
     try:
         return float(function(case))
     except Undefined:
@@ -378,7 +380,7 @@ def _judged(function: MapMeasure, case: Case) -> float:
 
 
 def _regions(
-    known: Known, maps: Mapping[str, Tensor], levels: Sequence[tuple[str, float]], seed: int
+    known: KnownScene, maps: Mapping[str, Tensor], levels: Sequence[tuple[str, float]], seed: int
 ) -> list[tuple[str, str, float, Tensor]]:
     found = []
     for name, heat in maps.items():
@@ -392,14 +394,14 @@ def _regions(
     return found
 
 
-def known_fill(name: str, known: Known, seen: Capture, seed: int = 0) -> Fill:
+def known_fill(name: str, known: KnownScene, seen: Capture, seed: int = 0) -> Fill:
     """A fill by name; "absent" puts what an ideal one would: the picture without all objects."""
     if name == "absent":
         return lambda images, keep: perturb(images, keep, known.absent)
     return make_fill(name, clean_of(seen, known.model, known.truth, seed=(seed, known.name, name)))
 
 
-def _seen(known: Known, layers: Sequence[str] = ()) -> Capture:
+def _seen(known: KnownScene, layers: Sequence[str] = ()) -> Capture:
     """The clean picture with R bound; gradients where layers are asked for."""
     return capture(
         known.model,
@@ -412,12 +414,12 @@ def _seen(known: Known, layers: Sequence[str] = ()) -> Capture:
     )
 
 
-def _confidences(known: Known, seen: Capture, pictures: Sequence[Tensor]) -> list[float]:
+def _confidences(known: KnownScene, seen: Capture, pictures: Sequence[Tensor]) -> list[float]:
     parts = torch.split(torch.stack(list(pictures)), BATCH)
     return [float(value) for part in parts for value in _read(known, seen, part)["confidence"]]
 
 
-def _read(known: Known, seen: Capture, pictures: Tensor) -> dict[str, Tensor]:
+def _read(known: KnownScene, seen: Capture, pictures: Tensor) -> dict[str, Tensor]:
     with torch.inference_mode(), evaluating(known.model):
         p = probabilities(known.model(pictures), seen.bound.activation)
     truth = known.truth[None]
@@ -429,7 +431,7 @@ def _read(known: Known, seen: Capture, pictures: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _shown(known: Known, seen: Capture, fill: Fill, regions: Sequence[Tensor]) -> Shown:
+def _shown(known: KnownScene, seen: Capture, fill: Fill, regions: Sequence[Tensor]) -> Shown:
     target, region = seen.bound.region[0], torch.stack(list(regions))
     keep = torch.cat(
         [
@@ -528,7 +530,7 @@ def _agreement(part: pd.DataFrame, *, lower: bool) -> tuple[float, float, float,
 
 # --- methods --------------------------------------------------------------------------------------
 def judge_methods(
-    knowns: Sequence[Known],
+    knowns: Sequence[KnownScene],
     methods: Sequence[str | Method],
     layers: Sequence[str] | None = None,
     *,
@@ -567,7 +569,7 @@ def judge_methods(
 
 
 def _method_maps(
-    known: Known,
+    known: KnownScene,
     methods: Sequence[str | Method],
     layers: Sequence[str] | None,
     *,
@@ -601,7 +603,7 @@ def _method_maps(
 
 
 def _scores(
-    heat: Tensor, known: Known, worth: Tensor, seed: int, *, lit: bool
+    heat: Tensor, known: KnownScene, worth: Tensor, seed: int, *, lit: bool
 ) -> tuple[float, float, float, float]:
     """Precision at |E|, cue recall and cue mass (NaN without a cue), true quality."""
     evidence, cue = known.evidence, known.cue
@@ -618,7 +620,7 @@ def _scores(
 
 
 def _beyond_twin(
-    row: Any, knowns: Sequence[Known], maps: Mapping[tuple[str, ...], Tensor]
+    row: Any, knowns: Sequence[KnownScene], maps: Mapping[tuple[str, ...], Tensor]
 ) -> float:
     """Share of the cue in the part of a map that its twin's map lacks; NaN without a twin."""
     [known] = [
@@ -637,7 +639,7 @@ def _beyond_twin(
     return float(more[known.cue].sum() / more.sum()) if bool(more.any()) else 0.0
 
 
-def twin_of(known: Known, knowns: Sequence[Known]) -> Known | None:
+def twin_of(known: KnownScene, knowns: Sequence[KnownScene]) -> KnownScene | None:
     """The same scene with a network that needs no cue, of the name most like this one's."""
     if not bool(known.cue.any()):
         return None

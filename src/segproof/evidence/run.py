@@ -17,7 +17,7 @@ import pandas as pd
 from segproof.data import SampleSource
 from segproof.errors import SegproofError, StudyError, UnknownNameError
 from segproof.evidence import of_measures as evidence
-from segproof.evidence.known import Known
+from segproof.evidence.known import KnownScene
 from segproof.evidence.tier_a_constructed import constructed
 from segproof.evidence.tier_b_planted import NETWORKS, planted
 from segproof.evidence.tier_c_marker import check_steps, reliance, table as reliance_table
@@ -40,16 +40,16 @@ __all__ = [
 FEW: Final = ("shadow-unet", "marker-deeplab", "texture-segformer")  # every cue, every family
 
 
-def _constructed(scenes: int | None, seed: int, *, full: bool) -> Iterator[Known]:
+def _constructed(scenes: int | None, seed: int, *, full: bool) -> Iterator[KnownScene]:
     return constructed(scenes or (8 if full else 4), seed)
 
 
-def _planted(scenes: int | None, seed: int, *, full: bool) -> Iterator[Known]:
+def _planted(scenes: int | None, seed: int, *, full: bool) -> Iterator[KnownScene]:
     few = [name for name in NETWORKS if name.removesuffix("-twin") in FEW]
     return planted(NETWORKS if full else few, scenes=scenes or 2, seed=seed)
 
 
-TIERS: Final[dict[str, Callable[..., Iterator[Known]]]] = {"a": _constructed, "b": _planted}
+TIERS: Final[dict[str, Callable[..., Iterator[KnownScene]]]] = {"a": _constructed, "b": _planted}
 REAL: Final = "c"  # networks trained on real tiles with a pasted marker, which do not ship
 
 # of whole heatmaps those that explain nothing again: maps of known quality have no method
@@ -252,7 +252,7 @@ def run(
     return found
 
 
-def _every_other(knowns: Sequence[Known]) -> list[Known]:
+def _every_other(knowns: Sequence[KnownScene]) -> list[KnownScene]:
     """Every other scene of each network, the first included."""
     counts: dict[tuple[str, str], int] = {}
     found = []

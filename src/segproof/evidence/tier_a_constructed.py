@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from segproof.errors import UnknownNameError
-from segproof.evidence.known import Known
+from segproof.evidence.known import KnownScene
 from segproof.models import SegmentationModel
 from segproof.perturb import random_blobs, seeded
 
@@ -173,7 +173,9 @@ class _Scene:
     decoys: Tensor
 
 
-def constructed(count: int = 8, seed: int = 0, kinds: Sequence[Kind] = KINDS) -> Iterator[Known]:
+def constructed(
+    count: int = 8, seed: int = 0, kinds: Sequence[Kind] = KINDS
+) -> Iterator[KnownScene]:
     """`count` scenes of 64 x 64 px, each with the networks of all kinds: those of one name share
     the picture, so `local` is the twin of the others.
 
@@ -189,7 +191,7 @@ def constructed(count: int = 8, seed: int = 0, kinds: Sequence[Kind] = KINDS) ->
                 "shortcut": made.cue,
                 "both": made.roof | made.cue,
             }[kind]
-            yield Known(
+            yield KnownScene(
                 name=f"scene-{number:03d}",
                 tier="a",
                 kind=kind,

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segproof.errors import DataError, ModelError, UnknownNameError
-from segproof.evidence.known import Known
+from segproof.evidence.known import KnownScene
 from segproof.evidence.networks import NETS
 from segproof.models import SegmentationModel, descend, probabilities
 
@@ -550,7 +550,7 @@ def planted(
     scenes: int = 8,
     seed: int = 0,
     folder: str | Path | None = None,
-) -> Iterator[Known]:
+) -> Iterator[KnownScene]:
     """Pictures whose answer is known, network by network: `scenes` for each of `names`.
 
     Every scene has one roof with its cue (the region), a lone roof, a lone cue and things. The same
@@ -567,7 +567,7 @@ def planted(
 
 def _known(
     model: SegmentationModel, name: str, cue: str, twin: bool, key: tuple[int, int, int]
-) -> Known:
+) -> KnownScene:
     layout, main, _, _ = _judged(cue, key)
     roof, beside = layout.roof_mask(main), layout.cue_mask(main)
     decoys = beside.copy() if twin else np.zeros_like(beside)
@@ -577,7 +577,7 @@ def _known(
             decoys |= layout.cue_mask(index) & group.has_cue
     deciding = np.zeros_like(beside) if twin else beside
     hidden = tuple(replace(group, has_roof=False, has_cue=False) for group in layout.groups)
-    return Known(
+    return KnownScene(
         name=f"{cue}-{key[0]}-{key[2]}",
         tier="b",
         kind=name,

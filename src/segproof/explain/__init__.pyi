@@ -38,7 +38,7 @@ from .target import (
     PRESETS as PRESETS,
     REGIONS as REGIONS,
     BoundTarget as BoundTarget,
-    Given as Given,
+    FixedTarget as FixedTarget,
     Preset as Preset,
     Reduce as Reduce,
     Region as Region,

@@ -25,10 +25,10 @@ from segproof.explain.cam import (
     RawMap,
     reads_baseline,
 )
-from segproof.explain.forward_pass import Bindable, Capture, Pass, observe
-from segproof.explain.target import BoundTarget, Given, Preset, Target, objects
+from segproof.explain.forward_pass import Bindable, Capture, ForwardPass, observe
+from segproof.explain.target import BoundTarget, FixedTarget, Preset, Target, objects
 from segproof.models import SegmentationModel, all_finite, as_model, probabilities
-from segproof.perturb import FILLS, Clean, Fill, background_of, binarise, make_fill, seeded
+from segproof.perturb import FILLS, Fill, FillContext, background_of, binarise, make_fill, seeded
 
 __all__ = [
     "Explanation",
@@ -334,7 +334,7 @@ class _Picture:
     """A picture that the network has seen once, with what is asked about it."""
 
     model: SegmentationModel
-    seen: Pass
+    seen: ForwardPass
     methods: dict[str, Method]
     layers: dict[str, str]
     truth: Tensor | None
@@ -437,7 +437,7 @@ class _Picture:
             bound = clean.bound.edited(turn.apply)
             base = clean.baseline
             seen = observe(self.model, turn.apply(clean.images), paths).read(
-                Given(bound),
+                FixedTarget(bound),
                 baseline=None if base is None else turn.apply(base),
                 batch=clean.batch,
                 last=True,
@@ -625,14 +625,14 @@ def clean_of(
     *,
     seed: tuple[object, ...],
     donor: Tensor | None = None,
-) -> Clean:
+) -> FillContext:
     """What fills may look at, from a capture of one picture."""
     bound = seen.bound
     probability = probabilities(seen.logits, bound.activation)[0, bound.class_index]
     roofs = bound.prediction[0] | bound.region[0]
     if truth is not None:
         roofs = roofs | (truth.to(roofs.device) & bound.valid[0])
-    return Clean(
+    return FillContext(
         image=seen.images[0],
         neutral=model.neutral,
         background=background_of(roofs, probability, bound.valid[0]),

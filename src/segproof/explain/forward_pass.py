@@ -31,7 +31,7 @@ from segproof.models import (
     with_part,
 )
 
-__all__ = ["Capture", "Pass", "capture", "frozen", "observe", "replaced", "rerun"]
+__all__ = ["Capture", "ForwardPass", "capture", "frozen", "observe", "replaced", "rerun"]
 
 Forward = Callable[..., Any]
 
@@ -71,7 +71,7 @@ class Capture:
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardPass:
     """One forward whose graph still stands: any number of targets can be read from it.
 
     `images` [N, B, H, W], `logits` [N, K, H, W] (detached), `recorded[path]` [N, K, h, w].
@@ -151,7 +151,7 @@ def _full(values: Tensor) -> Tensor:
 
 def observe(
     model: SegmentationModel, images: Tensor, layers: Sequence[str], *, gradients: bool = True
-) -> Pass:
+) -> ForwardPass:
     """Run the network once on `images` [N, B, H, W] and keep what the methods need of `layers`.
 
     Gradients are asked for the layers only (`torch.autograd.grad`), so no weight ever gets one and
@@ -177,7 +177,7 @@ def observe(
         kept = {path: _certain(path, found[path], images) for path in layers}
         if not all_finite(logits):
             raise _not_finite(model, images)
-    return Pass(
+    return ForwardPass(
         model=model,
         images=images,
         logits=logits.detach(),
@@ -200,7 +200,7 @@ def capture(
     baseline: Tensor | None = None,
     batch: int = 4,
 ) -> Capture:
-    """One forward and one partial backward for one target: `observe`, then `Pass.read`."""
+    """One forward and one partial backward for one target: `observe`, then `ForwardPass.read`."""
     seen = observe(model, images, layers, gradients=gradients)
     return seen.read(target, truth, valid=valid, baseline=baseline, batch=batch, last=True)
 

@@ -16,7 +16,7 @@ from segproof.errors import DataError, ModelError, StudyError, UnknownNameError
 from segproof.models import Activation, all_finite, probabilities
 from segproof.perturb import dilate
 
-__all__ = ["BoundTarget", "Given", "Preset", "Region", "Target", "hard_mask", "objects"]
+__all__ = ["BoundTarget", "FixedTarget", "Preset", "Region", "Target", "hard_mask", "objects"]
 
 
 Space = Literal["logit", "probability", "log_probability", "margin"]
@@ -270,7 +270,7 @@ class BoundTarget:
 
 
 @dataclass(frozen=True)
-class Given:
+class FixedTarget:
     """A target that is bound already: whatever it is read from, it stays as it is."""
 
     bound: BoundTarget

@@ -1,6 +1,6 @@
 from .case import (
     Card as Card,
-    Case as Case,
+    HeatmapCase as HeatmapCase,
     MapMeasure as MapMeasure,
     Undefined as Undefined,
 )

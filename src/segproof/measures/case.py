@@ -12,7 +12,7 @@ from segproof.explain import Capture
 from segproof.models import SegmentationModel
 from segproof.perturb import Fill
 
-__all__ = ["Card", "Case", "MapMeasure", "Undefined"]
+__all__ = ["Card", "HeatmapCase", "MapMeasure", "Undefined"]
 
 
 class Undefined(Exception):  # noqa: N818 - a result without a number, not an error
@@ -20,7 +20,7 @@ class Undefined(Exception):  # noqa: N818 - a result without a number, not an er
 
 
 @dataclass(frozen=True)
-class Case:
+class HeatmapCase:
     """One heatmap of one picture, on trial.
 
     `seen` is the capture of that picture alone; `truth` bool [H, W]; `heatmap` S float32 [H, W] in
@@ -38,7 +38,7 @@ class Case:
     seed: int = 0
 
 
-MapMeasure = Callable[[Case], float]
+MapMeasure = Callable[[HeatmapCase], float]
 
 
 @dataclass(frozen=True)

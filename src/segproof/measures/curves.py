@@ -18,13 +18,13 @@ from torch import Tensor
 
 from segproof.errors import ModelError, SegproofError
 from segproof.explain import Target
-from segproof.measures.case import Card, Case, Undefined
+from segproof.measures.case import Card, HeatmapCase, Undefined
 from segproof.measures.pictures import confidence
 from segproof.models import SegmentationModel, all_finite, evaluating, probabilities
 from segproof.perturb import (
     NOISE,
-    Clean,
     Fill,
+    FillContext,
     background_of,
     linear_imputation,
     make_fill,
@@ -81,7 +81,7 @@ class Curve:
 
 
 # --- deletion and insertion ---------------------------------------------------------------------
-def deletion_curve(case: Case, steps: int = STEPS, *, outside: bool = False) -> Curve:
+def deletion_curve(case: HeatmapCase, steps: int = STEPS, *, outside: bool = False) -> Curve:
     """Confidence while pixels go, the hottest first, in `steps` equal steps (petsiuk2018rise).
 
     x: share of the valid pixels removed; y(0) = f(x), y(1) = f(fill everywhere), bitwise. With
@@ -94,7 +94,7 @@ def deletion_curve(case: Case, steps: int = STEPS, *, outside: bool = False) -> 
     return _ranked(case, steps, outside=outside, insert=False)
 
 
-def insertion_curve(case: Case, steps: int = STEPS, *, outside: bool = False) -> Curve:
+def insertion_curve(case: HeatmapCase, steps: int = STEPS, *, outside: bool = False) -> Curve:
     """Confidence while pixels come, the hottest first: y(0) = f(fill everywhere), y(1) = f(x).
 
     With `outside` R is there from the beginning. Otherwise as `deletion_curve`.
@@ -102,7 +102,7 @@ def insertion_curve(case: Case, steps: int = STEPS, *, outside: bool = False) ->
     return _ranked(case, steps, outside=outside, insert=True)
 
 
-def _ranked(case: Case, steps: int, *, outside: bool, insert: bool) -> Curve:
+def _ranked(case: HeatmapCase, steps: int, *, outside: bool, insert: bool) -> Curve:
     if steps < 1:
         raise SegproofError(f"{steps} steps", "1 or more", "give another number of steps")
     clean = _clean(case)
@@ -127,28 +127,28 @@ def _ranked(case: Case, steps: int, *, outside: bool, insert: bool) -> Curve:
     return Curve(torch.tensor(counts, dtype=torch.float64) / total, values)
 
 
-def deletion(case: Case) -> float:
+def deletion(case: HeatmapCase) -> float:
     """Area under the deletion curve, in [0, 1] (petsiuk2018rise)."""
     return deletion_curve(case).area
 
 
-def insertion(case: Case) -> float:
+def insertion(case: HeatmapCase) -> float:
     """Area under the insertion curve, in [0, 1] (petsiuk2018rise)."""
     return insertion_curve(case).area
 
 
-def deletion_outside(case: Case) -> float:
+def deletion_outside(case: HeatmapCase) -> float:
     """Area under the deletion curve of the pixels outside R, in [0, 1]."""
     return deletion_curve(case, outside=True).area
 
 
-def insertion_outside(case: Case) -> float:
+def insertion_outside(case: HeatmapCase) -> float:
     """Area under the insertion curve of the pixels outside R, in [0, 1]."""
     return insertion_curve(case, outside=True).area
 
 
 # --- ROAD ---------------------------------------------------------------------------------------
-def road_curve(case: Case, first: Literal["most", "least"]) -> Curve:
+def road_curve(case: HeatmapCase, first: Literal["most", "least"]) -> Curve:
     """Confidence with 10, 20, ... 90 % of the valid pixels imputed (rong2022road).
 
     `first`: those that go first are the most (MoRF) or the least (LeRF) relevant ones. What is
@@ -178,23 +178,23 @@ def road_curve(case: Case, first: Literal["most", "least"]) -> Curve:
     return Curve(levels, torch.tensor(_confidences(case, pictures()), dtype=torch.float64))
 
 
-def road_morf(case: Case) -> float:
+def road_morf(case: HeatmapCase) -> float:
     """Mean confidence with the most relevant 10 to 90 % imputed, in [0, 1] (rong2022road)."""
     return road_curve(case, "most").mean
 
 
-def road_lerf(case: Case) -> float:
+def road_lerf(case: HeatmapCase) -> float:
     """Mean confidence with the least relevant 10 to 90 % imputed, in [0, 1] (rong2022road)."""
     return road_curve(case, "least").mean
 
 
-def road(case: Case) -> float:
+def road(case: HeatmapCase) -> float:
     """LeRF - MoRF, in [-1, 1] (rong2022road; pytorch-grad-cam's "combined" is half of it)."""
     return road_lerf(case) - road_morf(case)
 
 
 # --- context ------------------------------------------------------------------------------------
-def context_curve(case: Case, radii: Sequence[int] = RADII) -> Curve:
+def context_curve(case: HeatmapCase, radii: Sequence[int] = RADII) -> Curve:
     """Confidence of Keep(dilate(R, r)), x = r in px (a square); the heatmap has no part in it.
 
     Raises:
@@ -211,7 +211,7 @@ def context_curve(case: Case, radii: Sequence[int] = RADII) -> Curve:
     )
 
 
-def context_need(case: Case) -> float:
+def context_need(case: HeatmapCase) -> float:
     """The smallest r, px, at which Keep(dilate(R, r)) has 95 % of the clean confidence.
 
     Raises:
@@ -228,7 +228,7 @@ def context_need(case: Case) -> float:
 
 
 # --- soft masks ---------------------------------------------------------------------------------
-def preserved(case: Case) -> float:
+def preserved(case: HeatmapCase) -> float:
     """Sum of min(p, p') over sum of p, in [0, 1] (mullan2023kernelweighted).
 
     p is p_c of the clean picture and p' that of S x + (1 - S) b, both over V.
@@ -240,7 +240,7 @@ def preserved(case: Case) -> float:
     return float(torch.minimum(before, after).sum() / before.sum())
 
 
-def excess(case: Case) -> float:
+def excess(case: HeatmapCase) -> float:
     """Sum of max(p' - p, 0) over sum of p, 0 and up; p and p' as in `preserved`
     (mullan2023kernelweighted).
 
@@ -251,7 +251,7 @@ def excess(case: Case) -> float:
     return float((after - before).clamp(min=0).sum() / before.sum())
 
 
-def _softly(case: Case) -> tuple[Tensor, Tensor]:
+def _softly(case: HeatmapCase) -> tuple[Tensor, Tensor]:
     """p_c of the pixels of V, float64 [P]: of the clean picture, and under the soft mask."""
     bound, image = case.seen.bound, case.seen.images[0]
     heat = case.heatmap.to(image)
@@ -308,7 +308,7 @@ def influence(
                 chance = p[0, bound.class_index]
                 made = make_fill(
                     fill,
-                    Clean(
+                    FillContext(
                         image=image,
                         neutral=model.neutral,
                         background=background_of(region, chance, allowed),
@@ -327,7 +327,7 @@ def influence(
 
 
 # --- what they share ----------------------------------------------------------------------------
-def _clean(case: Case) -> float:
+def _clean(case: HeatmapCase) -> float:
     """Confidence of the clean picture, f(x)."""
     bound = case.seen.bound
     if not bool(bound.region.any()):
@@ -335,7 +335,7 @@ def _clean(case: Case) -> float:
     return float(confidence(probabilities(case.seen.logits, bound.activation), bound))
 
 
-def _ranks(case: Case, movable: Tensor) -> Tensor:
+def _ranks(case: HeatmapCase, movable: Tensor) -> Tensor:
     """Ranks [H, W] of the pixels that may go or come, 0 = hottest; all others come after these."""
     heat = case.heatmap.to(movable.device)
     inside = heat[case.seen.bound.valid[0]]
@@ -344,12 +344,12 @@ def _ranks(case: Case, movable: Tensor) -> Tensor:
     return rank_pixels(heat, movable, seeded("ties", case.seed))
 
 
-def _filled(case: Case, keep: Tensor) -> Tensor:
+def _filled(case: HeatmapCase, keep: Tensor) -> Tensor:
     """The picture [B, H, W] with the fill outside `keep` [H, W]."""
     return case.fill(case.seen.images, keep[None])[0]
 
 
-def _confidences(case: Case, pictures: Iterable[Tensor]) -> list[float]:
+def _confidences(case: HeatmapCase, pictures: Iterable[Tensor]) -> list[float]:
     """Confidence on R of pictures [B, H, W], in order."""
     bound = case.seen.bound
     found: list[float] = []
@@ -358,7 +358,7 @@ def _confidences(case: Case, pictures: Iterable[Tensor]) -> list[float]:
     return found
 
 
-def _shown(case: Case, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+def _shown(case: HeatmapCase, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
     """Probabilities [n, K, H, W] of pictures that are made and shown a batch at a time."""
     for part in _chunks(pictures, case.seen.batch):
         with torch.inference_mode(), evaluating(case.model):

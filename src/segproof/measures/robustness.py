@@ -21,8 +21,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from segproof.errors import DataError
-from segproof.explain import FLAT, SYMMETRIES, BoundTarget, Explanation, Given, observe
-from segproof.measures.case import Card, Case, Undefined
+from segproof.explain import FLAT, SYMMETRIES, BoundTarget, Explanation, FixedTarget, observe
+from segproof.measures.case import Card, HeatmapCase, Undefined
 from segproof.models import SegmentationModel, WrongSizeError, evaluating
 from segproof.perturb import dilate, rank_pixels, seeded
 
@@ -56,7 +56,7 @@ Edit = Callable[[Tensor], Tensor]
 
 
 # --- places and shape ---------------------------------------------------------------------------
-def pointing_game(case: Case, *, tolerance: int = 0) -> float:
+def pointing_game(case: HeatmapCase, *, tolerance: int = 0) -> float:
     """1 if the highest pixel of S lies in R, or at most `tolerance` px beside it, else 0.
 
     Equal highest pixels are drawn from in a seeded order (zhang2018excitation; theirs is 15 px).
@@ -66,13 +66,13 @@ def pointing_game(case: Case, *, tolerance: int = 0) -> float:
     return float((dilate(region, tolerance) & first).any())
 
 
-def relevance_mass(case: Case) -> float:
+def relevance_mass(case: HeatmapCase) -> float:
     """Sum of S over R / sum of S over V, 0-1 (arras2022clevr)."""
     heat, region, valid = _lit(case)
     return float(heat[region].sum() / heat[valid].sum())
 
 
-def relevance_rank(case: Case) -> float:
+def relevance_rank(case: HeatmapCase) -> float:
     """Share of the |R| highest pixels of S that lie in R, 0-1 (arras2022clevr).
 
     Equal pixels come in a seeded order.
@@ -83,7 +83,7 @@ def relevance_rank(case: Case) -> float:
     return float((highest & region).sum()) / count
 
 
-def ring_profile(case: Case, *, width: float = 4.0) -> list[tuple[float, float]]:
+def ring_profile(case: HeatmapCase, *, width: float = 4.0) -> list[tuple[float, float]]:
     """Mean of S in rings around the outline of R: (distance of the ring's middle in px, mean).
 
     The distance of a pixel is the Euclidean one to the nearest pixel of R; inside R it is negative,
@@ -106,7 +106,7 @@ def ring_profile(case: Case, *, width: float = 4.0) -> list[tuple[float, float]]
     ]
 
 
-def ring_share(case: Case, *, width: float = NEAR) -> float:
+def ring_share(case: HeatmapCase, *, width: float = NEAR) -> float:
     """Share of the sum of S outside R, at most `width` px (Euclidean) from it, 0-1: heat on context
     (after hoyer2019grid).
 
@@ -121,7 +121,7 @@ def ring_share(case: Case, *, width: float = NEAR) -> float:
     return float(heat[near].sum() / heat[valid].sum())
 
 
-def gini(case: Case) -> float:
+def gini(case: HeatmapCase) -> float:
     """Gini index of S over V: 1 - 2 sum_k s_k / sum(s) * (n - k + 1/2) / n, s_1 ... s_n rising.
 
     0 = all pixels alike, 1 - 1/n = one pixel (hurley2009sparsity, chalasani2020concise).
@@ -133,7 +133,7 @@ def gini(case: Case) -> float:
     return float(1 - 2 * (rising / rising.sum() * (n - place + 0.5) / n).sum())
 
 
-def effective_area(case: Case) -> float:
+def effective_area(case: HeatmapCase) -> float:
     """exp(entropy of S / sum(S)) / |V|: the share of V that as much heat would fill evenly, 0-1
     (roy2007effective).
     """
@@ -144,7 +144,7 @@ def effective_area(case: Case) -> float:
 
 # --- robustness ---------------------------------------------------------------------------------
 def max_sensitivity(
-    case: Case, *, perturbations: int = PERTURBATIONS, radius: float = RADIUS
+    case: HeatmapCase, *, perturbations: int = PERTURBATIONS, radius: float = RADIUS
 ) -> float:
     """Max over seeded x' of |S(x') - S(x)| / |S(x)|, L2 norms over V (yeh2019infidelity).
 
@@ -170,7 +170,7 @@ def max_sensitivity(
     return worst
 
 
-def infidelity(case: Case, *, patches: int = PATCHES) -> float:
+def infidelity(case: HeatmapCase, *, patches: int = PATCHES) -> float:
     """E[(beta I.S - dY)^2] / E[dY^2] with dY = Y(x) - Y(x without the pixels I) and the beta that
     makes it least: 1 - E[I.S dY]^2 / (E[(I.S)^2] E[dY^2]), 0-1 (yeh2019infidelity).
 
@@ -214,7 +214,7 @@ def infidelity(case: Case, *, patches: int = PATCHES) -> float:
 
 
 # --- sanity -------------------------------------------------------------------------------------
-def randomisation_top_down(case: Case, *, stages: int = STAGES) -> float:
+def randomisation_top_down(case: HeatmapCase, *, stages: int = STAGES) -> float:
     """Mean Spearman correlation over V of S with the maps of the network re-initialised from the
     output on, in `stages` steps that add up, -1-1 (adebayo2018sanity).
 
@@ -228,12 +228,12 @@ def randomisation_top_down(case: Case, *, stages: int = STAGES) -> float:
     return _randomisation(case, stages, "output")
 
 
-def randomisation_bottom_up(case: Case, *, stages: int = STAGES) -> float:
+def randomisation_bottom_up(case: HeatmapCase, *, stages: int = STAGES) -> float:
     """As `randomisation_top_down`, re-initialised from the input on (adebayo2018sanity)."""
     return _randomisation(case, stages, "input")
 
 
-def random_class(case: Case) -> float:
+def random_class(case: HeatmapCase) -> float:
     """Spearman correlation over V of S with the map of another class, drawn by the seed, for the
     same R and P, -1-1 (after adebayo2018sanity: explanations have to tell classes apart).
 
@@ -258,7 +258,7 @@ def random_class(case: Case) -> float:
     return _spearman(heat[valid], _again(case, case.seen.images, changed)[valid])
 
 
-def equivariance(case: Case) -> float:
+def equivariance(case: HeatmapCase) -> float:
     """Mean over flips and quarter turns g (seven of a square picture, else three) of the Pearson
     correlation over V of S(x) with S(g(x)) turned back, -1-1 (crabbe2023evaluating).
 
@@ -277,7 +277,7 @@ def equivariance(case: Case) -> float:
     return sum(found) / len(found)
 
 
-def shift_equivariance(case: Case, *, pixels: int | None = None) -> float:
+def shift_equivariance(case: HeatmapCase, *, pixels: int | None = None) -> float:
     """Mean over the four directions of the Pearson correlation of S(x) with S of x moved by
     `pixels` (default: the stride of the network), moved back, over the V that both show, -1-1
     (crabbe2023evaluating).
@@ -306,7 +306,7 @@ def shift_equivariance(case: Case, *, pixels: int | None = None) -> float:
     return sum(found) / len(found)
 
 
-def overlap_consistency(case: Case) -> float:
+def overlap_consistency(case: HeatmapCase) -> float:
     """Pearson correlation of the maps of two windows of the picture over their overlap, -1-1
     (huang2018tiling).
 
@@ -371,7 +371,7 @@ def _cut(image: Tensor, window: Any) -> Tensor:
 
 
 # --- what they share ----------------------------------------------------------------------------
-def _lit(case: Case, *, anywhere: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def _lit(case: HeatmapCase, *, anywhere: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """S in float64, 0 outside V, with R and V, all [H, W]; `anywhere`: R may be empty."""
     region, valid = case.seen.bound.region[0], case.seen.bound.valid[0]
     if case.heatmap.shape != region.shape:
@@ -389,7 +389,7 @@ def _lit(case: Case, *, anywhere: bool = False) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _again(
-    case: Case,
+    case: HeatmapCase,
     images: Tensor,
     bound: BoundTarget,
     edit: Edit = lambda image: image,
@@ -401,7 +401,7 @@ def _again(
     model = model or case.model
     base = case.seen.baseline
     seen = observe(model, images, list(case.seen.activations)).read(
-        Given(bound),
+        FixedTarget(bound),
         baseline=None if base is None else edit(base),
         batch=case.seen.batch,
         last=True,
@@ -457,7 +457,7 @@ def _ranks(values: Tensor) -> Tensor:
     return (below + up_to + 1).double() / 2
 
 
-def _randomisation(case: Case, stages: int, start: Literal["input", "output"]) -> float:
+def _randomisation(case: HeatmapCase, stages: int, start: Literal["input", "output"]) -> float:
     heat, _, valid = _lit(case)
     if case.again is None:
         raise Undefined("a control has no method")

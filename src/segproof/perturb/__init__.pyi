@@ -4,8 +4,8 @@ from .controls import (
 from .fills import (
     FILLS as FILLS,
     OUTLINE as OUTLINE,
-    Clean as Clean,
     Fill as Fill,
+    FillContext as FillContext,
     background_of as background_of,
     blend as blend,
     make_fill as make_fill,

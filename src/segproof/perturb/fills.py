@@ -16,7 +16,7 @@ from segproof.perturb.imputation import NOISE, linear_imputation, unit_of
 from segproof.perturb.regions import dilate, largest_square
 from segproof.perturb.seeding import seeded
 
-__all__ = ["FILLS", "Clean", "Fill", "blend", "make_fill", "membrane", "perturb"]
+__all__ = ["FILLS", "Fill", "FillContext", "blend", "make_fill", "membrane", "perturb"]
 
 
 Fill = Callable[[Tensor, Tensor], Tensor]
@@ -25,7 +25,7 @@ SCARCE: Final = 0.01  # a smaller share of background is too little to make a te
 
 
 @dataclass(frozen=True)
-class Clean:
+class FillContext:
     """What a fill may look at: the clean picture, the network's zero, the background, a generator.
 
     `image` [B, H, W]; `neutral` [B or 1, 1, 1]; `background` bool [H, W], far from truth and
@@ -39,30 +39,30 @@ class Clean:
     generator: torch.Generator
     donor: Tensor | None = None
 
-    def seeded(self, *key: object) -> Clean:
+    def seeded(self, *key: object) -> FillContext:
         """The same with the generator of a fill of this key."""
         return replace(self, generator=seeded("fill", *key))
 
 
-def _neutral(clean: Clean) -> Tensor:
+def _neutral(clean: FillContext) -> Tensor:
     return clean.neutral.to(clean.image).expand_as(clean.image)
 
 
-def _black(clean: Clean) -> Tensor:
+def _black(clean: FillContext) -> Tensor:
     return torch.zeros_like(clean.image)
 
 
-def _image_mean(clean: Clean) -> Tensor:
+def _image_mean(clean: FillContext) -> Tensor:
     mean = clean.image[:, clean.valid].mean(dim=1)
     return mean[:, None, None].expand_as(clean.image)
 
 
-def _blur(clean: Clean) -> Tensor:
+def _blur(clean: FillContext) -> Tensor:
     """Gaussian blur, sigma = 1/32 of the longer side: 16 px (4.8 m at 0.3 m) on a tile of 512."""
     return _gaussian(clean.image, max(clean.image.shape[-2:]) / 32)
 
 
-def _noise(clean: Clean) -> Tensor:
+def _noise(clean: FillContext) -> Tensor:
     """Uniform noise over [0, 1], or over each band's own range where the raster has other units."""
     image = clean.image
     pixels = image[:, clean.valid]
@@ -73,7 +73,7 @@ def _noise(clean: Clean) -> Tensor:
     return low[:, None, None] + drawn * (high - low)[:, None, None]
 
 
-def _background_texture(clean: Clean) -> Tensor:
+def _background_texture(clean: FillContext) -> Tensor:
     """The tile's own background pixels, shuffled, blurred by 1 px, mean and deviation restored.
 
     A texture with the statistics of the ground and no outline of its own.
@@ -95,7 +95,7 @@ def membrane(image: Tensor, known: Tensor) -> Tensor:
     """An image [B, H, W] whose unknown pixels follow smoothly from those `known`, bool [H, W].
 
     Pulled down a pyramid of means over known pixels until there are some everywhere, and pushed up
-    again, bilinear. Known pixels stay; nothing is read from the others (gortler1996lumigraph).
+    again, bilinear. KnownScene pixels stay; nothing is read from the others (gortler1996lumigraph).
     """
     weight = known[None].to(image)
     value = torch.where(known, image, 0.0)
@@ -114,7 +114,7 @@ def membrane(image: Tensor, known: Tensor) -> Tensor:
     return torch.where(known, image, result)
 
 
-def _seamless(clean: Clean, source: Tensor) -> Fill:
+def _seamless(clean: FillContext, source: Tensor) -> Fill:
     """`source` [B, H, W], shifted smoothly so that it meets what is kept: no outline stays."""
     low, high = _range(clean)
 
@@ -131,12 +131,12 @@ def _seamless(clean: Clean, source: Tensor) -> Fill:
     return fill
 
 
-def _inpaint(clean: Clean) -> Fill:
+def _inpaint(clean: FillContext) -> Fill:
     """Background texture that meets the kept pixels without a step."""
     return _seamless(clean, _background_texture(clean))
 
 
-def _borrowed(clean: Clean) -> Fill:
+def _borrowed(clean: FillContext) -> Fill:
     """Ground of another tile, or of this one, mirrored to its size; it meets the kept pixels."""
     patch = clean.donor
     if patch is None:
@@ -145,7 +145,7 @@ def _borrowed(clean: Clean) -> Fill:
     return _seamless(clean, _mirrored(patch, (clean.image.shape[-2], clean.image.shape[-1])))
 
 
-def _linear(clean: Clean) -> Fill:
+def _linear(clean: FillContext) -> Fill:
     """Each removed pixel the weighted mean of its neighbours, with the same noise in every picture
     of a tile; the mean of the bands where nothing is kept (rong2022road).
     """
@@ -175,7 +175,7 @@ def _mirrored(patch: Tensor, size: tuple[int, int]) -> Tensor:
     return wide.repeat(1, 1, -(-size[1] // wide.shape[-1]))[:, :, : size[1]]
 
 
-def _range(clean: Clean) -> tuple[Tensor, Tensor]:
+def _range(clean: FillContext) -> tuple[Tensor, Tensor]:
     """Lowest and highest value of each band over the valid pixels, [B, 1, 1]."""
     pixels = clean.image[:, clean.valid]
     return pixels.amin(dim=1)[:, None, None], pixels.amax(dim=1)[:, None, None]
@@ -183,7 +183,7 @@ def _range(clean: Clean) -> tuple[Tensor, Tensor]:
 
 # In the order in which `strict` tries them: least artificial first. What one makes is the baseline
 # b [B, H, W] of a tile, or a function (images, keep) -> images where it depends on what is kept.
-FILLS: Final[dict[str, Callable[[Clean], Tensor | Fill]]] = {
+FILLS: Final[dict[str, Callable[[FillContext], Tensor | Fill]]] = {
     "background_texture": _background_texture,
     "inpaint": _inpaint,
     "borrowed": _borrowed,
@@ -208,7 +208,7 @@ def background_of(roofs: Tensor, probability: Tensor, valid: Tensor) -> Tensor:
     return valid & (probability <= limit)
 
 
-def make_fill(name: str, clean: Clean) -> Fill:
+def make_fill(name: str, clean: FillContext) -> Fill:
     """A fill (images [N or 1, B, H, W], keep [N, H, W]) -> images; what does not depend on `keep`
     is made once for a tile.
 

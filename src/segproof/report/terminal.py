@@ -13,7 +13,7 @@ from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from segproof.analysis import Compared, Tables, tables
+from segproof.analysis import RunComparison, Tables, tables
 from segproof.errors import printable
 from segproof.measures import Card, MeasureInfo, evidence_of
 from segproof.study import DataReport, Status
@@ -215,7 +215,7 @@ def print_cards(out: Console, known: Mapping[str, MeasureInfo | Card]) -> None:
                 out.print(f"  {what}tau with the known truth: {', '.join(found)}", style="dim")
 
 
-def print_comparison(out: Console, made: Compared) -> None:
+def print_comparison(out: Console, made: RunComparison) -> None:
     """Print run B against run A; positive differences are better."""
     table = Table(title="B against A (positive: B is better)", title_justify="left", box=None)
     for name in ("measure", "layer", "method"):

@@ -1,7 +1,7 @@
 from .early_stop import (
     LEAST as LEAST,
     Asked as Asked,
-    Until as Until,
+    StopRule as StopRule,
 )
 from .fill_check import (
     OUTLINES as OUTLINES,

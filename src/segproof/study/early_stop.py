@@ -14,7 +14,7 @@ import pandas as pd
 from segproof.analysis import ALPHA, MARGIN, Preset, tables
 from segproof.errors import StudyError, UnknownNameError
 
-__all__ = ["ASKED", "LEAST", "NOTE", "Asked", "Race", "Until", "Watch", "shuffled"]
+__all__ = ["ASKED", "LEAST", "NOTE", "Asked", "EarlyStop", "Race", "StopRule", "shuffled"]
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -33,7 +33,7 @@ NOTE: Final = (
 
 
 @dataclass(frozen=True)
-class Until:
+class StopRule:
     """What a run goes on for: the `best` candidate, the `ranking` of all, or all against the
     `controls`. Differences below `margin` (in the measure's unit) do not count; nothing is
     decided before `least` tiles.
@@ -175,7 +175,7 @@ class _Pairs:
 class _Contest:
     """What is compared, where and by which measure: fixed on the first tiles, then carried on."""
 
-    def __init__(self, until: Until, preset: Preset, rows: pd.DataFrame) -> None:
+    def __init__(self, until: StopRule, preset: Preset, rows: pd.DataFrame) -> None:
         self.until, self.preset = until, preset
         self.at = tables.headline(rows)
         self.measure = tables.judging(rows, preset, at=self.at)
@@ -274,7 +274,7 @@ class _Contest:
         return found
 
 
-class Watch:
+class EarlyStop:
     """Follows a run in its order and says when what was asked for is decided.
 
     Tiles may be added as they are finished: complete beginnings of the order alone count, so that
@@ -282,7 +282,7 @@ class Watch:
     `least` tiles that could be judged, by the controls alone.
     """
 
-    def __init__(self, until: Until, order: Sequence[int], preset: Preset) -> None:
+    def __init__(self, until: StopRule, order: Sequence[int], preset: Preset) -> None:
         self.until, self.order, self.preset = until, list(order), preset
         self.seen = 0  # tiles at the beginning of the order, judged or not
         self.decided = False

@@ -25,10 +25,10 @@ from segproof.study.workers import digest_of_names, with_threads
 
 __all__ = [
     "DataReport",
+    "IntegrityReport",
     "Problem",
     "Status",
     "ValueShare",
-    "Verified",
     "check",
     "status",
     "survey_data",
@@ -349,7 +349,7 @@ def status(run: str | Path, *, now: float | None = None) -> Status:
 
 
 @dataclass(frozen=True)
-class Verified:
+class IntegrityReport:
     """What was found wrong with a run ([] = nothing), and how much was looked at: tiles, rows,
     tiles computed again and the greatest difference to their rows.
     """
@@ -370,7 +370,7 @@ def verify(
     data: str | None = None,
     allow_code: bool = False,
     tick: Callable[[int], None] = lambda tiles: None,
-) -> Verified:
+) -> IntegrityReport:
     """Is a run whole? Integrity of run.db; the rows of every finished tile against the checksum
     written with them and against the plan; results.csv against run.db; and `again` tiles, chosen by
     `seed`, computed again and compared to 2e-5. `model` and `data` say where they are now.
@@ -425,7 +425,7 @@ def verify(
                     problems.append(f"{name}: computed again it differs by {off:.1e}")
                 tick(1)
     total = len(results.rows)
-    return Verified(problems, len(tiles), total, len(picks), worst)
+    return IntegrityReport(problems, len(tiles), total, len(picks), worst)
 
 
 def _given(**values: str | None) -> dict[str, str]:

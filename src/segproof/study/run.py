@@ -19,7 +19,7 @@ import torch
 from segproof.data import FolderDataset, SampleSource
 from segproof.errors import DataError, StudyError, TooManyFailedError, printable
 from segproof.models import Kernels, SegmentationModel, halving
-from segproof.study.early_stop import Asked, Until, Watch, shuffled
+from segproof.study.early_stop import Asked, EarlyStop, StopRule, shuffled
 from segproof.study.fill_check import OUTLINES, choose_fills, choose_outline, probe_fills
 from segproof.study.results import Results, RunStore, TileResult, probe
 from segproof.study.settings import Settings
@@ -122,7 +122,7 @@ class Study(Settings):
         dask: str | None = None,
         keep_going: bool = False,
         allow_code: bool = False,
-        until_decided: Until | Asked | None = None,
+        until_decided: StopRule | Asked | None = None,
         progress: Progress | None = None,
         stop: Callable[[], bool] | None = None,
         planned: Callable[[Plan], None] | None = None,
@@ -137,7 +137,7 @@ class Study(Settings):
         of threads changes the last bits of the numbers), the workers of the scheduler at
         `dask`, or any `executor`; they open model and tiles themselves, with `allow_code` also
         python: ones. `until_decided` studies them in a random order, drawn by the seed, and stops
-        when the question is settled (see `Until`); without it such a run is gone on with to the
+        when the question is settled (see `StopRule`); without it such a run is gone on with to the
         last tile. `progress(tiles done, tiles, forwards)` is called after each batch; `stop()` is
         asked after each tile, `planned(plan)` told once before the first one, `standing(text)` how
         much is undecided.
@@ -154,7 +154,7 @@ class Study(Settings):
             raise StudyError(
                 f"workers {workers}, dask {dask} and executor {executor}", "one way", "choose one"
             )
-        until = Until(until_decided) if isinstance(until_decided, str) else until_decided
+        until = StopRule(until_decided) if isinstance(until_decided, str) else until_decided
         if until is not None:
             until.check(len(self.methods) * len(self.layers), self.controls)
         started = time.perf_counter()
@@ -259,11 +259,11 @@ class Study(Settings):
         return Results.load(out)
 
     def _watched(
-        self, until: Until, store: RunStore, names: list[str], still: Collection[int]
-    ) -> Watch:
+        self, until: StopRule, store: RunStore, names: list[str], still: Collection[int]
+    ) -> EarlyStop:
         """The watch of a run, told of the tiles that are finished (all but `still`)."""
         count = store.get("count")
-        watch = Watch(until, shuffled(count, self.seed), self.preset)
+        watch = EarlyStop(until, shuffled(count, self.seed), self.preset)
         if len(still) < count:
             rows = Results.load(store.folder).rows
             found = dict(iter(rows.groupby("sample", sort=False)))

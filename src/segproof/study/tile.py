@@ -35,7 +35,7 @@ from segproof.explain import (
 from segproof.measures import (
     BOUNDARY,
     MEASURES,
-    Case,
+    HeatmapCase,
     MapMeasure,
     Undefined,
     entropy_paper,
@@ -401,7 +401,7 @@ def _trial(
 
 
 @dataclass(frozen=True)
-class _Heat:
+class MaskSource:
     """A heatmap on trial: a method's at a layer, or a control's."""
 
     method: str
@@ -439,7 +439,7 @@ def _try_tile(
                 scores += _judge(judges, case, (name, item.method, item.layer), plan.fills[0])
             for heat in heats:
                 if heat.method in SCORED and heat.seed == 0:
-                    case = Case(
+                    case = HeatmapCase(
                         model, seen, heat.heatmap.float(), fills[plan.fills[0]], truth,
                         seed=study.seed,
                     )  # fmt: skip
@@ -454,7 +454,7 @@ def _case(
     truth: Tensor,
     fill: Fill,
     item: Explanation,
-) -> Case:
+) -> HeatmapCase:
     """An explanation on trial, with the way to make it again for another capture."""
     study = plan.study
     name, method = item.method, methods_of(study)[item.method]
@@ -468,11 +468,11 @@ def _case(
         return (fuse(made, ways[0]) if ways else made[0]).heatmap()
 
     heat = item.heatmap()
-    return Case(model, seen, heat, fill, truth, again, study.seed)
+    return HeatmapCase(model, seen, heat, fill, truth, again, study.seed)
 
 
 def _judge(
-    judges: Mapping[str, MapMeasure], case: Case, key: tuple[str, str, str], fill: str
+    judges: Mapping[str, MapMeasure], case: HeatmapCase, key: tuple[str, str, str], fill: str
 ) -> Iterator[tuple[object, ...]]:
     """Rows of SCORES for one heatmap: each measure's number, or the reason why it has none."""
     for measure, function in judges.items():
@@ -535,7 +535,7 @@ def methods_of(study: Settings) -> dict[str, Method]:
     return methods
 
 
-def _method_heats(study: Settings, explanations: Sequence[Explanation]) -> Iterator[_Heat]:
+def _method_heats(study: Settings, explanations: Sequence[Explanation]) -> Iterator[MaskSource]:
     levels = tuple(("threshold", level) for level in study.thresholds)
     levels += tuple(("area", level) for level in study.areas)
     levels += tuple(("mass", level) for level in study.masses)
@@ -545,7 +545,7 @@ def _method_heats(study: Settings, explanations: Sequence[Explanation]) -> Itera
     for number, item in enumerate(explanations):
         if "inverse" in study.controls:
             # one control over all maps: the number of the map stands for a seed
-            yield _Heat(
+            yield MaskSource(
                 "control:inverse",
                 "",
                 1 - item.heatmap(),
@@ -554,7 +554,7 @@ def _method_heats(study: Settings, explanations: Sequence[Explanation]) -> Itera
                 levels=areas,
                 strategies=("background_only",),
             )
-        yield _Heat(
+        yield MaskSource(
             item.method,
             item.layer,
             item.heatmap(),
@@ -568,7 +568,9 @@ def _soft(study: Settings) -> tuple[tuple[str, float], ...]:
     return (("soft", OTSU),) if study.soft else ()
 
 
-def _control_heats(study: Settings, name: str, seen: Capture, truth: Tensor) -> Iterator[_Heat]:
+def _control_heats(
+    study: Settings, name: str, seen: Capture, truth: Tensor
+) -> Iterator[MaskSource]:
     """Heatmaps that any method has to beat (measures.md section 7)."""
     areas = tuple(("area", level) for level in study.areas)
     softly = (*areas, *_soft(study))
@@ -579,16 +581,16 @@ def _control_heats(study: Settings, name: str, seen: Capture, truth: Tensor) -> 
     if "random" in study.controls:
         for seed in range(RANDOM_SEEDS):
             blobs = random_blobs(size, seeded("random", study.seed, name, seed)).to(truth.device)
-            yield _Heat("control:random", "", blobs, "ok", seed=seed, levels=softly)
+            yield MaskSource("control:random", "", blobs, "ok", seed=seed, levels=softly)
     if "p_c" in study.controls:
         top = probability[bound.valid[0]].max()
-        yield _Heat("control:p_c", "", probability / top, "ok", levels=(*thresholds, *softly))
+        yield MaskSource("control:p_c", "", probability / top, "ok", levels=(*thresholds, *softly))
     if "uniform" in study.controls:
-        yield _Heat("control:uniform", "", torch.ones_like(probability), "ok", levels=areas)
+        yield MaskSource("control:uniform", "", torch.ones_like(probability), "ok", levels=areas)
     if "edges" in study.controls:
-        yield _Heat("control:edges", "", edges(seen.images[0]), "ok", levels=softly)
+        yield MaskSource("control:edges", "", edges(seen.images[0]), "ok", levels=softly)
     if "truth" in study.controls:
-        yield _Heat("control:truth", "", truth.float(), "ok", levels=softly)
+        yield MaskSource("control:truth", "", truth.float(), "ok", levels=softly)
 
 
 def edges(image: Tensor) -> Tensor:
@@ -617,7 +619,7 @@ class _Trial:
     count: Count
     noise: Tensor | None = None
 
-    def rows(self, heats: Sequence[_Heat]) -> list[tuple[object, ...]]:
+    def rows(self, heats: Sequence[MaskSource]) -> list[tuple[object, ...]]:
         rows = list(self.read(self._pictures(heats)))
         before = rows[0]["iou"]
         for row in rows:
@@ -669,7 +671,7 @@ class _Trial:
         return digest.digest()
 
     def _pictures(
-        self, heats: Sequence[_Heat]
+        self, heats: Sequence[MaskSource]
     ) -> Iterator[tuple[dict[str, object], Tensor | None]]:
         """Rows to fill and what they keep of the picture; None where the map is flat."""
         study, region = self.plan.study, self.seen.bound.region[0]
@@ -691,7 +693,7 @@ class _Trial:
         for heat in heats:
             yield from self.cut(heat)
 
-    def cut(self, heat: _Heat) -> Iterator[tuple[dict[str, object], Tensor | None]]:
+    def cut(self, heat: MaskSource) -> Iterator[tuple[dict[str, object], Tensor | None]]:
         """Rows to fill for one heatmap at all its levels, and what each picture keeps."""
         bound, study = self.seen.bound, self.plan.study
         valid, region = bound.valid[0], bound.region[0]

@@ -37,7 +37,7 @@ from segproof.explain import (
 )
 from segproof.measures import MEASURES, Measure
 from segproof.models import Activation, SegmentationModel, evaluating, probabilities, unit_range
-from segproof.perturb import FILLS, Clean, Fill, make_fill, seeded
+from segproof.perturb import FILLS, Fill, FillContext, make_fill, seeded
 from segproof.testing.sideeffects import FACTS, changes, facts, unsettle
 from segproof.testing.toys import (
     LAYERS,
@@ -932,7 +932,7 @@ def _fill_of(fill: Fill | str, image: Tensor, case: int) -> Fill:
     background = nowhere.clone()
     background[: image.shape[-2] // 2] = True
     neutral = torch.full((image.shape[0], 1, 1), 0.45).to(image)
-    return make_fill(fill, Clean(image, neutral, background, ~nowhere, seeded("fill", case)))
+    return make_fill(fill, FillContext(image, neutral, background, ~nowhere, seeded("fill", case)))
 
 
 def _removed(keep: Tensor, images: Tensor) -> Tensor:
