@@ -29,8 +29,9 @@ from segproof.explain.api import (
     fuse,
     normalise,
 )
-from segproof.explain.cam import CHANNELWISE, LAYERLESS, METHODS, RawMap
+from segproof.explain.cam import RawMap
 from segproof.explain.forward_pass import Capture
+from segproof.explain.methods import CHANNELWISE, LAYERLESS, METHODS
 from segproof.explain.target import Target
 from segproof.models.contract import SegmentationModel
 from segproof.perturb.fills import FILLS, Fill

@@ -21,8 +21,8 @@ from torch import Tensor
 import reference
 from segproof.errors import DataError
 from segproof.explain.api import clean_of, normalise
-from segproof.explain.cam import METHODS
 from segproof.explain.forward_pass import Capture, capture
+from segproof.explain.methods import METHODS
 from segproof.explain.target import BoundTarget, Target
 from segproof.measures import robustness as quality
 from segproof.measures.case import HeatmapCase, Undefined

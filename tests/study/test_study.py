@@ -41,8 +41,9 @@ from segproof.analysis import tables
 from segproof.data.scenes import write_scenes
 from segproof.errors import ModelError
 from segproof.explain.api import clean_of, explain_all
-from segproof.explain.cam import METHODS, occlusion_windows
 from segproof.explain.forward_pass import capture
+from segproof.explain.masked import occlusion_windows
+from segproof.explain.methods import METHODS
 from segproof.explain.target import Region
 from segproof.measures.case import HeatmapCase
 from segproof.measures.pictures import BOUNDARY

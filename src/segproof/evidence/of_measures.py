@@ -24,7 +24,7 @@ from segproof.errors import DataError
 from segproof.evidence.known import KnownScene
 from segproof.explain import (
     Capture,
-    Method,
+    MethodFunction,
     Target,
     capture,
     clean_of,
@@ -531,7 +531,7 @@ def _agreement(part: pd.DataFrame, *, lower: bool) -> tuple[float, float, float,
 # --- methods --------------------------------------------------------------------------------------
 def judge_methods(
     knowns: Sequence[KnownScene],
-    methods: Sequence[str | Method],
+    methods: Sequence[str | MethodFunction],
     layers: Sequence[str] | None = None,
     *,
     fused: bool = True,
@@ -570,7 +570,7 @@ def judge_methods(
 
 def _method_maps(
     known: KnownScene,
-    methods: Sequence[str | Method],
+    methods: Sequence[str | MethodFunction],
     layers: Sequence[str] | None,
     *,
     fused: bool,

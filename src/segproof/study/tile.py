@@ -22,7 +22,7 @@ from segproof.explain import (
     LAYERLESS,
     Capture,
     Explanation,
-    Method,
+    MethodFunction,
     capture,
     clean_of,
     explain_capture,
@@ -527,7 +527,7 @@ def _explain(
     return found
 
 
-def methods_of(study: Settings) -> dict[str, Method]:
+def methods_of(study: Settings) -> dict[str, MethodFunction]:
     """The study's methods by name, as its preset and its shortcuts have them."""
     methods = dict(resolve_method(name, study.preset) for name in study.methods)
     if study.score_channels is not None:
