@@ -1,8 +1,9 @@
-"""Modules import only from modules that stand before them."""
+"""Modules import only from modules that stand before them, and from folders only their face."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,8 @@ ORDER = [
     "cli",
 ]
 PACKAGE = Path(segproof.__file__).parent
+# Imports from inside a folder that are still to go, as "importing file: imported name".
+ALLOWED: set[str] = set()
 
 
 def modules() -> dict[str, list[Path]]:
@@ -106,3 +109,100 @@ def test_the_order_would_notice(tmp_path: Path) -> None:
     source = tmp_path / "errors.py"
     source.write_text("def f():\n    from segproof.cli import main\n    return main\n")
     assert imported("errors", [source]) == {"cli"}
+
+
+def folders(package: Path) -> dict[str, set[str]]:
+    """Folder -> the names in `__all__` of its `__init__`: its face."""
+    faces = {}
+    for path in package.glob("*/__init__.py"):
+        names: set[str] = set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if any(isinstance(item, ast.Name) and item.id == "__all__" for item in targets):
+                    names = set(ast.literal_eval(node.value))
+        faces[path.parent.name] = names
+    return faces
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    """Full name of all that a file takes from the package, also through a folder's name."""
+    aliases = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+                if alias.asname:
+                    aliases[alias.asname] = alias.name
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name
+                aliases[alias.asname or alias.name] = name
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=local), attr=name):
+                owner = aliases.get(local, "")
+                if owner.count(".") == 1:  # a module or folder of the package, not a name in one
+                    yield f"{owner}.{name}"
+            case ast.Attribute(
+                value=ast.Attribute(value=ast.Name(id="segproof"), attr=folder), attr=name
+            ):
+                yield f"segproof.{folder}.{name}"
+
+
+def past_the_face(package: Path) -> set[str]:
+    """Imports of what a folder does not name in its `__all__`, by files outside that folder."""
+    faces = folders(package)
+    breaches = set()
+    for path in package.rglob("*.py"):
+        inside = path.relative_to(package)
+        for name in imported_names(ast.parse(path.read_text(encoding="utf-8"))):
+            top, folder, *rest = [*name.split("."), ""][:3]
+            if top != "segproof" or folder not in faces or folder == inside.parts[0]:
+                continue
+            if rest[0] and rest[0] not in faces[folder]:
+                breaches.add(f"{inside.as_posix()}: {name}")
+    return breaches
+
+
+def test_folders_are_entered_by_their_face() -> None:
+    breaches = past_the_face(PACKAGE)
+    assert sorted(breaches - ALLOWED) == [], "import names of the folder's __all__ instead"
+    assert sorted(ALLOWED - breaches) == [], "no such import any more: remove it from ALLOWED"
+
+
+def test_every_folder_has_a_face() -> None:
+    assert folders(PACKAGE)
+    assert [name for name, names in folders(PACKAGE).items() if not names] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "breach"),
+    [
+        ("from segproof.data import read", None),
+        ("from segproof import data\ndata.read()", None),
+        ("import segproof.data as tiles\ntiles.read()", None),
+        ("from segproof.data.rasters import read", "segproof.data.rasters.read"),
+        ("import segproof.data.rasters", "segproof.data.rasters"),
+        ("from segproof.data import rasters", "segproof.data.rasters"),
+        ("from segproof.data import _hidden", "segproof.data._hidden"),
+        ("from segproof.data import *", "segproof.data.*"),
+        ("from segproof import data\ndata.rasters.read()", "segproof.data.rasters"),
+        ("import segproof.data as tiles\ntiles.rasters.read()", "segproof.data.rasters"),
+        ("import segproof.data\nx = segproof.data.rasters", "segproof.data.rasters"),
+        ("def f():\n    from segproof.data.rasters import read", "segproof.data.rasters.read"),
+    ],
+)
+def test_the_face_rule_would_notice(line: str, breach: str | None, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "__init__.py").write_text("__all__ = ['load']\n")
+    (tmp_path / "data" / "__init__.py").write_text("__all__ = ['read']\n")
+    # inside its own folder a file imports its siblings by module
+    (tmp_path / "data" / "tiles.py").write_text("from segproof.data.rasters import read\n")
+    for importer in ("model.py", "model/load.py"):
+        (tmp_path / importer).write_text(line)
+        names = past_the_face(tmp_path)
+        (tmp_path / importer).unlink()
+        assert names == (set() if breach is None else {f"{importer}: {breach}"})
