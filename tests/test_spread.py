@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
@@ -286,6 +286,84 @@ def test_workers_end_with_a_killed_coordinator(tmp_path: Path) -> None:
         assert time.monotonic() < end, "a worker was left behind"
         time.sleep(0.05)
     process.stdout.close()
+
+
+# --- tiles that are forgotten ---------------------------------------------------------------------
+class Forgetful(ThreadPoolExecutor):
+    """Threads that never study the tile with this number in the order of submission."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(2)
+        self.left = number
+        self.forgotten: list[Future[Any]] = []
+
+    def submit(self, *given: Any, **more: Any) -> Future[Any]:  # type: ignore[override]
+        self.left -= 1
+        if self.left:
+            return super().submit(*given, **more)
+        self.forgotten.append(Future())
+        return self.forgotten[-1]
+
+
+def test_a_forgotten_tile_is_sent_again_through_a_new_connection(
+    tiles: Path, whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executors: list[Forgetful] = []
+
+    def make() -> tuple[Forgetful, Callable[[], None]]:
+        executors.append(Forgetful([5, 1, 0][len(executors)]))
+        return executors[-1], executors[-1].shutdown
+
+    def forgotten(executor: Any) -> list[Future[Any]]:
+        assert executor is executors[-1]
+        return [future for future in executor.forgotten if not future.done()]
+
+    lane = Lane(make, lambda _: 4, forgotten)
+    monkeypatch.setattr(study_module, "on_dask", lambda _: [lane])
+    monkeypatch.setattr(spread_module, "TICK", 0.1)
+    made = run(tiles, tmp_path / "run", dask="stand-in")
+    assert [len(executor.forgotten) for executor in executors] == [1, 1, 0]
+    assert lane.age == 2
+    assert len(made.tiles) == 24
+    assert exports(tmp_path / "run") == exports(whole.folder)
+
+
+def test_a_stop_is_noticed_while_a_tile_is_forgotten(
+    tiles: Path, whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = Forgetful(5)
+    lane = Lane(lambda: (executor, executor.shutdown), lambda _: 4, lambda _: executor.forgotten)
+    monkeypatch.setattr(study_module, "on_dask", lambda _: [lane])
+    monkeypatch.setattr(spread_module, "TICK", 0.1)
+    made = run(tiles, tmp_path / "run", dask="stand-in", stop=lambda: bool(executor.forgotten))
+    assert 3 <= len(made.tiles) < 24
+    assert lane.executor is None
+    run(tiles, tmp_path / "run")
+    assert exports(tmp_path / "run") == exports(whole.folder)
+
+
+def test_a_lane_that_cannot_tell_its_width_is_made_anew(
+    tiles: Path, whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> tuple[Forgetful, Callable[[], None]]:
+        executor = Forgetful(0)
+        return executor, executor.shutdown
+
+    answers: Iterator[Any] = iter(
+        [4, 4, BrokenExecutor("no answer"), 4, 4, BrokenExecutor("no answer")]
+    )
+
+    def width(_: Any) -> int:
+        answer = next(answers, 4)
+        if isinstance(answer, BrokenExecutor):
+            raise answer
+        return int(answer)
+
+    lane = Lane(make, width)
+    monkeypatch.setattr(study_module, "on_dask", lambda _: [lane])
+    run(tiles, tmp_path / "run", dask="stand-in")
+    assert lane.age == 2
+    assert exports(tmp_path / "run") == exports(whole.folder)
 
 
 # --- Dask -----------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ ORDER = [
     "trial",
     "probe",
     "pace",
+    "dask_executor",
     "spread",
     "study",
     "audit",
