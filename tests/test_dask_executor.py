@@ -165,22 +165,31 @@ def test_a_result_that_never_arrives_is_lost_and_a_long_task_is_not(
     assert long.result(PATIENCE) == 32
 
 
-def test_what_the_scheduler_twice_does_not_know_is_forgotten(
-    client: Client, executor: DaskExecutor
+def test_what_the_scheduler_does_not_know_for_a_minute_is_forgotten(
+    client: Client, executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(dask_executor, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def forgotten(seconds: float) -> list[Future[Any]]:
+        clock[0] += seconds
+        return executor.forgotten()
+
     futures = [executor.submit(pow, 2, number) for number in range(6)]
     keys = [task.key for task in client.tasks]
     client.states = dict(
         zip(keys, ["processing", None, "memory", "erred", "no-worker", None], strict=True)
     )
-    assert executor.forgotten() == []
+    assert forgotten(0) == []
+    assert forgotten(59) == []
     client.states[keys[5]] = "waiting"  # its message was on the way
     client.tasks[2].status = "finished"  # it is being fetched
-    assert executor.forgotten() == [futures[1], futures[3]]
+    assert forgotten(2) == [futures[1], futures[3]]
     client.states[keys[5]] = None
     client.states[keys[1]] = client.states[keys[3]] = "processing"
-    assert executor.forgotten() == []
-    assert executor.forgotten() == [futures[5]]
+    assert forgotten(61) == []
+    assert forgotten(59) == []
+    assert forgotten(2) == [futures[5]]
 
 
 def test_a_scheduler_that_does_not_answer_has_forgotten_all(

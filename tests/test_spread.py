@@ -10,7 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
@@ -22,9 +28,10 @@ import torch
 from torch import Tensor
 
 import tiny
-from segproof import FolderDataset, Results, SegmentationModel, Study, StudyError
+from segproof import FolderDataset, Results, SegmentationModel, Study, StudyError, dask_executor
 from segproof import spread as spread_module
 from segproof import study as study_module
+from segproof.dask_executor import DaskExecutor
 from segproof.spread import MANY, ROOM, Job, Lane, best_workers, digest_of_names, on_processes
 from segproof.trial import study_tile
 from test_runs import exports, run, study_of
@@ -297,7 +304,7 @@ class Forgetful(ThreadPoolExecutor):
         self.left = number
         self.forgotten: list[Future[Any]] = []
 
-    def submit(self, *given: Any, **more: Any) -> Future[Any]:  # type: ignore[override]
+    def submit(self, *given: Any, **more: Any) -> Future[Any]:
         self.left -= 1
         if self.left:
             return super().submit(*given, **more)
@@ -462,6 +469,63 @@ def test_a_dask_scheduler_that_is_restarted(cluster: Cluster, tmp_path: Path) ->
     assert happened.left == []
     assert len(made.tiles) == 100
     assert exports(tmp_path / "run") == exports(wanted.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_dask_scheduler_that_is_killed_while_it_hands_out_a_result(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 10th result is finished and asked for, and the scheduler dies before it answers."""
+    distributed = pytest.importorskip("distributed")
+    data = tiny.write_tiles(tmp_path / "data", 40)
+    wanted = run(data, tmp_path / "whole")
+    cluster.add()
+    gather_remote = distributed.Client._gather_remote
+    asked: list[int] = []
+
+    async def killing(self: Any, *given: Any) -> Any:
+        asked.append(len(asked))
+        if len(asked) == 10:
+            cluster.end()
+            cluster.scheduler = cluster.start_scheduler()
+            cluster.workers = []
+            cluster.add()
+        return await gather_remote(self, *given)
+
+    monkeypatch.setattr(distributed.Client, "_gather_remote", killing)
+    run(data, tmp_path / "run", dask=cluster.address)
+    assert len(asked) > 10
+    assert exports(tmp_path / "run") == exports(wanted.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_dask_scheduler_that_forgets_or_stands_still_is_left_within_seconds(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First it loses one task of two; then its process is stopped, and its connections are open."""
+    [lane] = spread_module.on_dask(cluster.address)
+    executor, close = lane.make()
+    assert isinstance(executor, DaskExecutor)
+    futures = [executor.submit(pow, 2, 5), executor.submit(pow, 2, 6)]  # no worker: they wait
+    while lane.forgotten(executor) or executor._suspects:
+        time.sleep(0.01)  # their messages are on the way
+    assert lane.width(executor) == 4
+    key = executor._open[futures[1]].key
+    executor._client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.tasks.pop(key) and None)
+    assert lane.forgotten(executor) == []
+    monkeypatch.setattr(dask_executor, "SURE", 0)
+    assert lane.forgotten(executor) == [futures[1]]
+    monkeypatch.setattr(dask_executor, "ANSWER", 1)
+    os.kill(cluster.scheduler.pid, signal.SIGSTOP)
+    assert lane.forgotten(executor) == futures
+    begun = time.monotonic()
+    close()
+    print(f"closed after {time.monotonic() - begun:.1f} s")
+    for future in futures:
+        with pytest.raises(CancelledError):
+            future.result(0)
 
 
 class after:  # noqa: N801 - reads as a word

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DaskExecutor"]
 
-ANSWER: Final = 30  # s that the scheduler may take to answer a question
+ANSWER: Final = 60  # s that the scheduler may take to answer: its first task has it import torch
+SURE: Final = 60  # s for which it must know nothing of a task, for the same reason
 FETCH: Final = 60  # s after which a finished result is looked at; the second look gives it up
 CLOSE: Final = 5  # s that the client may take to say goodbye
 
@@ -31,8 +34,9 @@ class DaskExecutor(Executor):
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._loop: Any = client.loop  # not None: the client has started
         self._open: dict[Future[Any], Any] = {}  # our future -> Dask's; who pops a future ends it
-        self._suspects: frozenset[str] = frozenset()
+        self._suspects: dict[str, float] = {}  # key -> when it was first missed
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Send `fn(*args, **kwargs)` to the cluster.
@@ -48,8 +52,8 @@ class DaskExecutor(Executor):
             raise BrokenExecutor(f"the Dask client is {self._client.status}") from error
         future: Future[Any] = Future()
         self._open[future] = task
-        future.add_done_callback(self._released)
-        self._client.loop.add_callback(self._follow, future, task)
+        future.add_done_callback(self._release_cancelled)
+        self._loop.add_callback(self._follow, future, task)
         return future
 
     def threads(self) -> int:
@@ -62,31 +66,31 @@ class DaskExecutor(Executor):
 
     def forgotten(self) -> list[Future[Any]]:
         """List the futures that will never end by themselves: all where the scheduler does not
-        answer, else those whose task two calls in a row found unknown to the scheduler, or done
-        there without word of it here.
+        answer, else those whose task was unknown to the scheduler in all calls of the last SURE
+        seconds, or done there without word of it here.
         """
         tasks = dict(self._open)
         try:
             states = self._answer("get_task_status", keys=[task.key for task in tasks.values()])
         except BrokenExecutor:
             return list(tasks)
-        suspects = frozenset(
-            task.key
+        now = time.monotonic()
+        self._suspects = {
+            task.key: self._suspects.get(task.key, now)
             for task in tasks.values()
             if (state := states[task.key]) is None
             or (state in ("memory", "erred") and task.status == "pending")
-        )
-        twice = suspects & self._suspects
-        self._suspects = suspects
-        return [future for future, task in tasks.items() if task.key in twice]
+        }
+        sure = {key for key, since in self._suspects.items() if since < now - SURE}
+        return [future for future, task in tasks.items() if task.key in sure]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Close the client, after the open futures where `wait` and not `cancel_futures`; futures
         that are still open end as lost.
         """
         if wait and not cancel_futures:
-            _wait(self._open)
-        # in a thread of its own: the client's time limit does not cover all that it waits for
+            wait_for(list(self._open))
+        # In a thread of its own: the time limit of `Client.close` does not cover all of its waits.
         thread = threading.Thread(target=_close, args=(self._client,), daemon=True)
         thread.start()
         thread.join(CLOSE)
@@ -94,7 +98,11 @@ class DaskExecutor(Executor):
             self._end(future, error=CancelledError("the connection to the scheduler was closed"))
 
     def _answer(self, question: str, **details: Any) -> Any:
-        """What the scheduler's handler `question` returns."""
+        """Return what the scheduler's handler `question` answers.
+
+        Raises:
+            BrokenExecutor: it does not answer.
+        """
         client = self._client
         try:
             handler: Callable[..., Awaitable[Any]] = getattr(client.scheduler, question)
@@ -130,6 +138,7 @@ class DaskExecutor(Executor):
     def _end(
         self, future: Future[Any], result: Any = None, error: BaseException | None = None
     ) -> None:
+        """End `future`, unless it has ended or was cancelled."""
         if self._open.pop(future, None) is None or not future.set_running_or_notify_cancel():
             return
         if error is None:
@@ -137,7 +146,7 @@ class DaskExecutor(Executor):
         else:
             future.set_exception(error)
 
-    def _released(self, future: Future[Any]) -> None:
+    def _release_cancelled(self, future: Future[Any]) -> None:
         """Let the scheduler forget a task whose future was cancelled by its owner."""
         task = self._open.pop(future, None)
         if task is not None:
@@ -145,10 +154,8 @@ class DaskExecutor(Executor):
             task.release()
 
 
-_wait = wait  # `shutdown` has an argument of this name
-
-
 def _close(client: Client) -> None:
+    """Close the client, or let it be where it cannot close."""
     try:
         client.close(timeout=CLOSE)
     except Exception:  # nothing is lost with a client that cannot say goodbye

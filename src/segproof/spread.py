@@ -225,6 +225,7 @@ def spread(
             if not todo and all(position is None for _, _, position in running.values()):
                 break
             ended: Collection[Future[Any]] = wait(running, TICK, FIRST_COMPLETED).done
+            # While other tiles end, one that never will delays nothing: it is looked for later.
             for future in ended or _forgotten(lanes):
                 lane, age, position = running.pop(future)
                 lane.busy -= 1
