@@ -15,6 +15,7 @@ import segproof
 ORDER = [
     "errors",
     "deferred",
+    "choices",
     "data",
     "models",
     "perturb",
@@ -44,7 +45,6 @@ PAST_THE_FACE: dict[str, set[str]] = {
     "study/early_stop.py": {"segproof.analysis.tables"},
     "study/fill_check.py": {"segproof.analysis.tables"},
     "study/results.py": {"segproof.analysis.tables"},
-    "study/settings.py": {"segproof.measures.curves", "segproof.measures.robustness"},
 }
 PACKAGE = Path(segproof.__file__).parent
 

@@ -24,10 +24,10 @@ from PIL import Image
 
 from segproof.cli import app as cli
 from segproof.data.scenes import write_scenes
+from segproof.measures import MAP_MEASURES
 from segproof.measures.pictures import BOUNDARY, MEASURES
 from segproof.models.loaders.load import demo_model_spec, save_model
 from segproof.perturb.fills import FILLS
-from segproof.study.settings import MAP_MEASURES
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = demo_model_spec()
@@ -382,13 +382,6 @@ def test_train_then_layers(run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert "held-out IoU" in out
     assert run("layers", "--model", f"smp:{tmp_path / 'net'}", "--size", 64)[0] == 0
-
-
-def test_demo_is_the_main_job(run: Run, tmp_path: Path) -> None:
-    code, out, _ = run("demo", "--out", tmp_path / "demo", "--tiles", 2)
-    assert code == 0
-    assert (tmp_path / "demo" / "run" / "report.html").is_file()
-    assert "report: " in out
 
 
 WRONG = [

@@ -45,6 +45,7 @@ from segproof.explain.forward_pass import capture
 from segproof.explain.masked import occlusion_windows
 from segproof.explain.methods import METHODS
 from segproof.explain.target import Region
+from segproof.measures import MAP_MEASURES
 from segproof.measures.case import HeatmapCase
 from segproof.measures.pictures import BOUNDARY
 from segproof.models.loaders.load import demo_model_spec, save_model
@@ -63,7 +64,6 @@ from segproof.study.fill_check import (
     probe_fills,
 )
 from segproof.study.results import COLUMNS
-from segproof.study.settings import MAP_MEASURES
 from segproof.study.tile import RANDOM_SEEDS, donor_of, edges, study_tile
 
 REQUIRED = [
