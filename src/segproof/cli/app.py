@@ -64,7 +64,7 @@ from segproof.explain import (
     resolve_method,
     score_cam,
 )
-from segproof.measures import BOUNDARY, MEASURES, Card, MeasureInfo
+from segproof.measures import all_measures
 from segproof.models import (
     EXACT,
     SegmentationModel,
@@ -855,7 +855,7 @@ def measures(
     Those of perturbed pictures stand in every study; those of whole heatmaps are asked for with
     `segproof study --measures`.
     """
-    known: dict[str, MeasureInfo | Card] = {**MEASURES, **BOUNDARY, **MAP_MEASURES}
+    known = all_measures()
     if name is not None and name not in known:
         raise UnknownNameError.of("measure", name, known)
     print_cards(out, known if name is None else {name: known[name]})
