@@ -26,7 +26,8 @@ from segproof.explain.target import hard_mask
 from segproof.measures.pictures import MEASURES
 from segproof.models.contract import evaluating, probabilities
 from segproof.models.loaders.load import save_model
-from segproof.perturb.fills import FILLS, make_fill
+from segproof.perturb.fills import make_fill
+from segproof.perturb.records import FILLS
 from segproof.study.fill_check import probe_fills
 from segproof.study.results import COLUMNS
 from segproof.study.tile import study_tile

@@ -26,7 +26,7 @@ from segproof.measures import pictures as measures
 from segproof.measures.pictures import MEASURES
 from segproof.models.contract import SegmentationModel
 from segproof.models.loaders.load import demo_model_spec, load_model
-from segproof.perturb.fills import FILLS
+from segproof.perturb.records import FILLS
 from segproof.testing import checks as testing
 from segproof.testing.checks import (
     LIMITS,

@@ -45,7 +45,7 @@ from segproof.measures import (
 )
 from segproof.models import evaluating, probabilities
 from segproof.perturb import (
-    Fill,
+    FillFunction,
     binarise,
     dilate,
     keep_mask,
@@ -394,7 +394,7 @@ def _regions(
     return found
 
 
-def known_fill(name: str, known: KnownScene, seen: Capture, seed: int = 0) -> Fill:
+def known_fill(name: str, known: KnownScene, seen: Capture, seed: int = 0) -> FillFunction:
     """A fill by name; "absent" puts what an ideal one would: the picture without all objects."""
     if name == "absent":
         return lambda images, keep: perturb(images, keep, known.absent)
@@ -431,7 +431,9 @@ def _read(known: KnownScene, seen: Capture, pictures: Tensor) -> dict[str, Tenso
     }
 
 
-def _shown(known: KnownScene, seen: Capture, fill: Fill, regions: Sequence[Tensor]) -> Shown:
+def _shown(
+    known: KnownScene, seen: Capture, fill: FillFunction, regions: Sequence[Tensor]
+) -> Shown:
     target, region = seen.bound.region[0], torch.stack(list(regions))
     keep = torch.cat(
         [

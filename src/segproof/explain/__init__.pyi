@@ -1,5 +1,4 @@
 from .api import (
-    DEFAULT_FILLS as DEFAULT_FILLS,
     FLAT as FLAT,
     SYMMETRIES as SYMMETRIES,
     Explanation as Explanation,

@@ -28,7 +28,16 @@ from segproof.explain.methods import (
 )
 from segproof.explain.target import BoundTarget, FixedTarget, Preset, Target, objects
 from segproof.models import SegmentationModel, all_finite, as_model, probabilities
-from segproof.perturb import FILLS, Fill, FillContext, background_of, binarise, make_fill, seeded
+from segproof.perturb import (
+    DEFAULT_FILLS,
+    FILLS,
+    FillContext,
+    FillFunction,
+    background_of,
+    binarise,
+    make_fill,
+    seeded,
+)
 
 __all__ = [
     "Explanation",
@@ -44,7 +53,6 @@ __all__ = [
 
 Status = Literal["ok", "all_zero", "constant", "non_finite", "no_target"]
 FLAT: Final = 1e-6  # a map whose range is below this share of its maximum is one value in float32
-DEFAULT_FILLS: Final[dict[Preset, str]] = {"strict": "background_texture", "paper": "neutral"}
 
 
 @dataclass(frozen=True)
@@ -205,7 +213,7 @@ def explain(
     target: Target | str | int,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
-    fill: str | Fill | None = None,
+    fill: str | FillFunction | None = None,
     batch: int = 4,
     seed: int = 0,
     smooth: bool = False,
@@ -239,7 +247,7 @@ def explain_all(
     target: Target | str | int,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
-    fill: str | Fill | None = None,
+    fill: str | FillFunction | None = None,
     batch: int = 4,
     seed: int = 0,
     smooth: bool = False,
@@ -298,7 +306,7 @@ def explain_objects(
     target: Target | str | int,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
-    fill: str | Fill | None = None,
+    fill: str | FillFunction | None = None,
     batch: int = 4,
     seed: int = 0,
     min_area: int = 64,
@@ -385,7 +393,7 @@ class _Picture:
         self,
         target: Target,
         *,
-        fill: str | Fill | None,
+        fill: str | FillFunction | None,
         batch: int,
         seed: int,
         smooth: bool = False,

@@ -17,6 +17,8 @@ from pydantic.config import JsonDict
 
 from segproof.choices import PRECISIONS, PRESETS, Activation, Preset, Reduce, Space
 from segproof.errors import SegproofError, StudyError, UnknownNameError, canonical
+from segproof.explain import METHODS
+from segproof.perturb import CONTROLS, FILLS
 
 if TYPE_CHECKING:
     from segproof.data import FolderDataset, Reading
@@ -25,24 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROLS", "GROUPS", "PUBLISHED", "Settings", "read_toml", "reading_for"]
 
-CONTROLS: Final = (
-    "original",
-    "empty",
-    "target_only",
-    "target_removed",
-    "random",
-    "p_c",
-    "edges",
-    "truth",
-    "uniform",
-    "inverse",
-)
 NETWORK: Final = (*("classes", "activation", "mean", "std", "output", "inputs", "size", "weights"),)
 LATER: Final = (
     *NETWORK[4:],
     *("images", "masks", "mask_values", "bands", "alpha", "divide_by"),
 )
-PUBLISHED: Final = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
+PUBLISHED: Final = tuple(name for name, method in METHODS.items() if method.default)
 Fusion = Literal["mean", "max", "product"]
 Reference = Literal["truth", "prediction"]
 
@@ -182,7 +172,7 @@ class Settings(BaseModel):
         json_schema_extra=_PERTURBED,
     )
     controls: tuple[str, ...] = Field(
-        CONTROLS,
+        tuple(CONTROLS),
         description="Control pictures and control heatmaps that the methods have to beat.",
         json_schema_extra=_PERTURBED,
     )
@@ -540,20 +530,16 @@ class Settings(BaseModel):
 
 
 def _names_of(field: str) -> Sequence[str]:
-    """The names that a list of the settings may hold; looked up late: most of them load torch."""
+    """The names that a list of the settings may hold."""
     if field == "methods":
-        from segproof.explain import METHODS
-
         return tuple(METHODS)
     if field == "fills":
-        from segproof.perturb import FILLS
-
         return tuple(FILLS)
     if field == "measures":
         from segproof.measures import MAP_MEASURES
 
         return tuple(MAP_MEASURES)
-    return CONTROLS
+    return tuple(CONTROLS)
 
 
 def reading_for(

@@ -37,7 +37,7 @@ from segproof.explain import (
 )
 from segproof.measures import MEASURES, Measure
 from segproof.models import Activation, SegmentationModel, evaluating, probabilities, unit_range
-from segproof.perturb import FILLS, Fill, FillContext, make_fill, seeded
+from segproof.perturb import FILLS, FillContext, FillFunction, make_fill, seeded
 from segproof.testing.sideeffects import FACTS, changes, facts, unsettle
 from segproof.testing.toys import (
     LAYERS,
@@ -872,7 +872,7 @@ def _measure_untouched(measure: Measure, numbers: range) -> str:
 
 # --- fills ----------------------------------------------------------------------------------------
 def check_fill(
-    fill: Fill | str,
+    fill: FillFunction | str,
     *,
     cases: int = 20,
     seed: int = 0,
@@ -893,7 +893,7 @@ def check_fill(
         raise UnknownNameError.of("fill", fill, FILLS)
     numbers = _cases(seed, cases)
 
-    def made(case: int) -> tuple[Fill, Tensor, Tensor]:
+    def made(case: int) -> tuple[FillFunction, Tensor, Tensor]:
         x = toy_images(case)[0].float() if image is None else image
         keep = torch.rand(2, *x.shape[-2:], generator=seeded("keep", case)) > 0.4
         keep[:, 0, 0], keep[:, -1, -1] = True, False
@@ -911,10 +911,10 @@ def check_fill(
     return Report(tuple(_check(name, run) for name, run in runs.items()))
 
 
-_Made = Callable[[int], tuple[Fill, Tensor, Tensor]]
+_Made = Callable[[int], tuple[FillFunction, Tensor, Tensor]]
 
 
-def _fill_of(fill: Fill | str, image: Tensor, case: int) -> Fill:
+def _fill_of(fill: FillFunction | str, image: Tensor, case: int) -> FillFunction:
     if not isinstance(fill, str):
         return fill
     nowhere = torch.zeros(image.shape[-2:], dtype=torch.bool, device=image.device)
