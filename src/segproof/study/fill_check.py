@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from segproof.analysis import tables
+from segproof.analysis import VALID_DROP
 from segproof.data import SampleSource
 from segproof.errors import DataError, ModelError
 from segproof.explain import DEFAULT_FILLS, Capture, clean_of
@@ -147,7 +147,7 @@ def _passing(
 ) -> list[str]:
     """The valid ones of the fills that are quick, least artificial first."""
     quick = [fill for fill in FILLS if fill != SLOW and (kinds is None or KINDS[fill] in kinds)]
-    return [fill for fill in quick if found[fill]["mean_drop"] >= tables.VALID_DROP]
+    return [fill for fill in quick if found[fill]["mean_drop"] >= VALID_DROP]
 
 
 def choose_outline(probe: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
