@@ -52,7 +52,8 @@ TESTS = {
     "measures/pictures": ["measures/test_pictures"],
     "evidence/tier_b_planted": ["evidence/test_tier_b_planted"],
     "evidence/tier_c_marker": ["evidence/test_tier_c_marker"],
-    "analysis/tables": ["analysis/test_tables"],
+    "analysis/basis": ["analysis/test_basis", "analysis/test_verdict"],
+    "analysis/names": ["analysis/test_basis", "analysis/test_verdict"],
     "study/tile": ["study/test_plan"],
     "study/early_stop": ["study/test_early_stop"],
 }
@@ -991,10 +992,10 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *_of(
-        "analysis/tables",
+        "analysis/basis",
         (
-            "return _Cells(shown.keys, shown.matrix - values[:, order], samples), higher",
-            "return _Cells(shown.keys, shown.matrix + values[:, order], samples), higher",
+            "return Cells(shown.keys, shown.matrix - values[:, order], samples), higher",
+            "return Cells(shown.keys, shown.matrix + values[:, order], samples), higher",
             "the contrast is M2 less M1",
         ),
         (
@@ -1003,14 +1004,17 @@ MUTANTS: list[Mutant] = [
             "the contrast takes M1 of the same cut",
         ),
         (
-            'return "highlighted_only", JOINED, True',
-            'return "highlighted_only", JOINED, False',
-            "a higher contrast is better",
-        ),
-        (
             'return JOINED if kept.any() else "iou_drop"',
             'return "iou_drop"',
             "strict goes by the contrast",
+        ),
+    ),
+    *_of(
+        "analysis/names",
+        (
+            'return "highlighted_only", JOINED, True',
+            'return "highlighted_only", JOINED, False',
+            "a higher contrast is better",
         ),
         (
             'REMOVING = ("M1", "iou_drop", JOINED)',

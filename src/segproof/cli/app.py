@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from segproof.analysis import MARGIN, compare, tables
+from segproof.analysis import MARGIN, VALID_DROP, compare, method_label
 from segproof.cli.evidence import print_evidence
 from segproof.cli.options import (
     NETWORK,
@@ -1108,7 +1108,7 @@ def _say_plan(plan: Plan, workers: int = 1) -> None:
         why = "" if asked else ", since no natural fill is valid without"
         out.print(f"regions: {plan.outline} px{why}")
     for fill, found in plan.probe.get(plan.outline, {}).items():
-        if fill in plan.fills and found["mean_drop"] < tables.VALID_DROP:
+        if fill in plan.fills and found["mean_drop"] < VALID_DROP:
             err.print(
                 f"fill {fill} misleads this network (removing the target changes its confidence by"
                 f" {-found['mean_drop']:+.0%}); M1 and IoU drop under it are struck out",
@@ -1173,7 +1173,7 @@ def _finish(results: Results, *, brief: bool = False) -> None:
             "tiles with the class, predicted at least once",
             "check --class, --data and the model",
         )
-    made = tables.make(rows, "paper" if results.preset == "paper" else "strict")
+    made = results.analysis
     page = report.render(
         rows,
         results.tiles,
@@ -1273,7 +1273,7 @@ def _write_explanation(
     heatmap = made.heatmap().cpu().numpy().astype(np.float32)
     write_atomic(folder / f"{stem}.npy", lambda stream: np.save(stream, heatmap))
     what = "" if made.target.region == "prediction" else f" ({made.target.region})"
-    title = f"{tables.method_label(made.method)}, {made.layer}, {made.target.class_}{what}: {stem}"
+    title = f"{method_label(made.method)}, {made.layer}, {made.target.class_}{what}: {stem}"
     note = "" if made.status == "ok" else f"status {made.status}: no heatmap"
     region = None if made.explained is None else made.explained.cpu().numpy()
     figure = plot.overlay(
