@@ -24,7 +24,7 @@ from segproof.data.scenes import write_scenes
 from segproof.models.loaders.load import demo_model_spec, load_model
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -77,7 +77,7 @@ def test_networks_of_other_kinds_run(folder: Path, place: int) -> None:
     assert found["made"].status in ("ok", "all_zero", "no_target")
 
 
-NETWORKS = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+NETWORKS = (ROOT / "docs" / "guide" / "your-network.md").read_text(encoding="utf-8")
 HOW_TOS = re.findall(r"## (.+?)\n(?:(?!\n## ).)*?```python\n(.*?)```", NETWORKS, flags=re.DOTALL)
 # the modules that these how-tos import and that are not installed here, with what they build
 ABSENT: dict[str, dict[str, Any]] = {
@@ -150,7 +150,9 @@ def test_commands_run(folder: Path) -> None:
 
 
 def test_the_page_on_data_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    [code] = blocks("python", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"))
+    [code] = blocks(
+        "python", (ROOT / "docs" / "guide" / "your-data.md").read_text(encoding="utf-8")
+    )
     exec(compile(code, "data.md", "exec"), {})  # noqa: S102 - our own page
     assert capsys.readouterr().out.startswith("1 Images are image")
 

@@ -1,7 +1,7 @@
 """The CAM family for segmentation: one function per method, from a capture to a signed raw map.
 
 D = dY/dA of the layer, A its activations [N, K, h, w]; ReLU, resizing and normalisation come later
-(`explain`), so that raw maps can be kept. Formulas: docs/measures.md, section "Heatmaps".
+(`explain`), so that raw maps can be kept. Formulas: docs/reference/measures.md, section "Heatmaps".
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Settings(BaseModel):
     show so many channels that stand for the others. `classes`, `activation`, `mean`, `std`,
     `output`, `inputs`, `size` and `weights` are those of the network, where its files do not say
     them (see `load_model`). `images` and `masks` are patterns inside `data`, `mask_values` say what
-    masks mean, `bands`, `alpha` and `divide_by` how pictures are read (see docs/data.md).
+    masks mean, `bands`, `alpha` and `divide_by` how pictures are read (docs/guide/your-data.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
