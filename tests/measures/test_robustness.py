@@ -937,7 +937,9 @@ def test_cards() -> None:
         (Path(__file__).parents[2] / "docs" / "references.bib").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
-    page = (Path(__file__).parents[2] / "docs" / "measures.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "measures.md").read_text(
+        encoding="utf-8"
+    )
     for name, card in CARDS.items():
         assert getattr(card.function, "__name__", "") == name
         assert card.source in keys

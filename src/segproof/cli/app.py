@@ -683,7 +683,10 @@ def recommend(
         "class": class_,
         "methods": _names(methods, _LISTS["methods"]),
         "thresholds": (),
-        "areas": (0.05, 0.2),  # nearly as good as four (docs/evidence.md); .1 and .2 are not
+        "areas": (
+            0.05,
+            0.2,
+        ),  # nearly as good as four (docs/evidence/known-truth.md); .1 and .2 are not
         "limit": tiles,
         "pad": pad,
         "batch": batch,

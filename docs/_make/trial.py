@@ -1,9 +1,9 @@
 """Renew the tables and figures of trial.md from finished runs.
 
-python docs/trial.py WHU_RUN JONKOPING_RUN BANEPA_RUN [MISSES_RUN]
+python docs/_make/trial.py WHU_RUN JONKOPING_RUN BANEPA_RUN [MISSES_RUN]
 
-`python docs/trial.py --shrink FROM TO SIDE` makes smaller tiles: pictures averaged by area, masks
-by the nearest pixel.
+`python docs/_make/trial.py --shrink FROM TO SIDE` makes smaller tiles: pictures are
+averaged by area, masks take the nearest pixel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from segproof.analysis import (
 from segproof.analysis.statistics import interval
 from segproof.report import figures as plot
 
-PAGE = Path(__file__).with_name("trial.md")
+PAGE = Path(__file__).resolve().parents[1] / "evidence" / "trial.md"
 SETS = ("whu", "jonkoping", "banepa")
 READ = (
     *("control:original", "control:target_only", "control:random", "control:p_c"),

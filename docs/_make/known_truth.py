@@ -1,6 +1,6 @@
 """Renew the tables and figures of evidence.md, and the cards that ship, from a finished run.
 
-segproof evidence --out RUN && python docs/evidence.py RUN
+segproof evidence --out RUN && python docs/_make/known_truth.py RUN
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 import pandas as pd
 from page import renew
 
-import segproof
 from segproof.analysis import method_label
 from segproof.evidence.of_measures import CUT_MEASURES, FILLS, WHOLE
 
-PAGE = Path(__file__).with_name("evidence.md")
-IMAGES = Path(__file__).with_name("images")
-CARDS = Path(segproof.__file__).parent / "assets" / "evidence" / "cards.json"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "evidence" / "known-truth.md"
+IMAGES = ROOT / "docs" / "images"
+CARDS = ROOT / "src" / "segproof" / "assets" / "evidence" / "cards.json"
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -1,6 +1,6 @@
 """Renew the tables and figures of real-tiles.md from two finished runs.
 
-python docs/real_tiles.py STRICT_RUN PAPER_RUN
+python docs/_make/real_tiles.py STRICT_RUN PAPER_RUN
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from segproof import Results
 from segproof.analysis import SHORT, Analysis, measure_label, method_label
 from segproof.report import figures as plot
 
-PAGE = Path(__file__).with_name("real-tiles.md")
-IMAGES = Path(__file__).with_name("images")
+PAGE = Path(__file__).resolve().parents[1] / "evidence" / "real-tiles.md"
+IMAGES = Path(__file__).resolve().parents[1] / "images"
 PUBLISHED = "2_566"  # the tile of the published figures
 # gizzini2023extending and its notebook; confidence, entropy of M3 at t = 0.4, coarsest block
 PRINTED = {
