@@ -24,10 +24,10 @@ from PIL import Image
 
 from segproof.cli import app as cli, running
 from segproof.data.scenes import write_scenes
+from segproof.measures import MAP_MEASURES
 from segproof.measures.pictures import BOUNDARY, MEASURES
 from segproof.models.loaders.load import demo_model_spec, save_model
 from segproof.perturb.fills import FILLS
-from segproof.study.settings import MAP_MEASURES
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = demo_model_spec()

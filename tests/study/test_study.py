@@ -44,6 +44,7 @@ from segproof.explain.api import clean_of, explain_all
 from segproof.explain.cam import METHODS, occlusion_windows
 from segproof.explain.forward_pass import capture
 from segproof.explain.target import Region
+from segproof.measures import MAP_MEASURES
 from segproof.measures.case import HeatmapCase
 from segproof.measures.pictures import BOUNDARY
 from segproof.models.loaders.load import demo_model_spec, save_model
@@ -62,7 +63,6 @@ from segproof.study.fill_check import (
     probe_fills,
 )
 from segproof.study.results import COLUMNS
-from segproof.study.settings import MAP_MEASURES
 from segproof.study.tile import RANDOM_SEEDS, donor_of, edges, study_tile
 
 REQUIRED = [

@@ -26,7 +26,6 @@ from .run import (
 )
 from .settings import (
     CONTROLS as CONTROLS,
-    MAP_MEASURES as MAP_MEASURES,
     PUBLISHED as PUBLISHED,
     read_toml as read_toml,
     reading_for as reading_for,
@@ -37,6 +36,7 @@ from .speed import (
     score_distance as score_distance,
 )
 from .tile import (
+    MAP_MEASURES as MAP_MEASURES,
     Plan as Plan,
 )
 from .workers import (

@@ -34,6 +34,7 @@ from segproof.explain import (
 )
 from segproof.measures import (
     BOUNDARY,
+    MAP_MEASURES,
     MEASURES,
     HeatmapCase,
     MapMeasure,
@@ -72,9 +73,10 @@ from segproof.perturb import (
     soft_keep,
 )
 from segproof.study.results import COLUMNS, TileResult, pack_picture
-from segproof.study.settings import MAP_MEASURES, Fusion, Settings
+from segproof.study.settings import Fusion, Settings
 
 __all__ = [
+    "MAP_MEASURES",
     "OUT_OF_MEMORY",
     "PICTURES",
     "Plan",
