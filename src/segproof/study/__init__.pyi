@@ -12,6 +12,9 @@ from .fill_check import (
 from .integrity import (
     DataReport as DataReport,
     Status as Status,
+    status as status,
+    survey_data as survey_data,
+    verify as verify,
 )
 from .results import (
     Results as Results,
