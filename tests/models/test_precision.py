@@ -17,6 +17,7 @@ from segproof.models.contract import SegmentationModel, running
 from segproof.models.loaders.load import demo_model_spec
 from segproof.models.precision import EXACT, Kernels, keep_blocks
 from segproof.study.run import Study
+from segproof.study.store import Row
 from segproof.study.speed import (
     COMPARED,
     RANKED,
@@ -164,10 +165,10 @@ def test_a_named_format_that_is_slower_is_warned_of(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
-def rows_of(**confidences: list[float | None]) -> list[dict[str, object]]:
+def rows_of(**confidences: list[float | None]) -> list[Row]:
     """Rows of M1 of some methods at one layer, a level each."""
     return [
-        {"layer": "a", "method": method, "strategy": "background_only", "confidence": value}
+        Row("t", method, "a", "area", 0.1, "background_only", "truth", "black", confidence=value)
         for method, values in confidences.items()
         for value in values
     ]
