@@ -384,13 +384,6 @@ def test_train_then_layers(run: Run, tmp_path: Path) -> None:
     assert run("layers", "--model", f"smp:{tmp_path / 'net'}", "--size", 64)[0] == 0
 
 
-def test_demo_is_the_main_job(run: Run, tmp_path: Path) -> None:
-    code, out, _ = run("demo", "--out", tmp_path / "demo", "--tiles", 2)
-    assert code == 0
-    assert (tmp_path / "demo" / "run" / "report.html").is_file()
-    assert "report: " in out
-
-
 WRONG = [
     (["layers", "--model", "smp:/nowhere"], "config.json"),
     (["layers", "--model", "zip:/nowhere"], "smp:DIR"),

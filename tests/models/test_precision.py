@@ -17,7 +17,6 @@ from segproof.models.contract import SegmentationModel, running
 from segproof.models.loaders.load import demo_model_spec
 from segproof.models.precision import EXACT, Kernels, keep_blocks
 from segproof.study.run import Study
-from segproof.study.store import Row
 from segproof.study.speed import (
     COMPARED,
     RANKED,
@@ -26,6 +25,7 @@ from segproof.study.speed import (
     forward_seconds,
     orders,
 )
+from segproof.study.store import Row
 from toys import toy_images, toy_model
 
 BF16 = Kernels("bfloat16", channels_last=True)

@@ -62,8 +62,9 @@ from segproof.study.fill_check import (
     choose_outline,
     probe_fills,
 )
-from segproof.study.results import COLUMNS
-from segproof.study.tile import RANDOM_SEEDS, donor_of, edges, study_tile
+from segproof.study.plan import RANDOM_SEEDS
+from segproof.study.store import COLUMNS
+from segproof.study.tile import donor_of, edges, study_tile
 
 REQUIRED = [
     *("sample", "method", "layer", "binarisation", "level", "strategy", "reference", "fill"),

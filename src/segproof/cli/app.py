@@ -112,6 +112,7 @@ from segproof.study import (
     read_toml,
     reading_for,
     score_distance,
+    survey_data,
     write_atomic,
 )
 
@@ -591,7 +592,7 @@ def check(
         listed = names or [str(index) for index in range(values)]
         mapped = MaskValues.of(masks.mask_values, listed)
     with progress_bar(err, "tiles") as advance:
-        found = audit.survey_data(
+        found = survey_data(
             data,
             model=loaded,
             ignore_index=ignored,

@@ -5,6 +5,7 @@ from .early_stop import (
 )
 from .files import (
     check_writable as check_writable,
+    probe as probe,
     write_atomic as write_atomic,
 )
 from .fill_check import (
@@ -36,6 +37,7 @@ from .settings import (
     PUBLISHED as PUBLISHED,
     Settings as Settings,
     command_of as command_of,
+    names_of_setting as names_of_setting,
     read_toml as read_toml,
     reading_for as reading_for,
 )

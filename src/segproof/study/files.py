@@ -15,7 +15,15 @@ from filelock import lock_descriptor
 
 from segproof.errors import DiskError, StudyError
 
-__all__ = ["check_folder", "check_writable", "disk_errors", "in_use", "lock_folder", "write_atomic"]
+__all__ = [
+    "check_folder",
+    "check_writable",
+    "disk_errors",
+    "in_use",
+    "lock_folder",
+    "probe",
+    "write_atomic",
+]
 
 LOCK: Final = ".lock"
 TRIAL: Final = 1 << 20  # bytes that a folder has to take before anything is computed
@@ -61,6 +69,9 @@ def check_writable(folder: str | Path) -> None:
         stream.write(bytes(TRIAL))
         stream.flush()
         os.fsync(stream.fileno())
+
+
+probe = check_writable  # its former name, until nobody asks for it
 
 
 def check_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checks runs without changing them: the progress of one that runs, the integrity of one that ended.
+"""Checks runs without changing them: progress while one runs, integrity after it has ended.
 
 Importing this module loads neither torch nor pandas, so that progress is told at once. Only
 `verify`, which computes tiles again, needs them and imports them itself.
@@ -113,7 +113,7 @@ def verify(
 ) -> IntegrityReport:
     """Check that a run is whole: integrity of run.db; the rows of every finished tile against the
     checksum written with them and against the plan; results.csv against run.db; and `again` tiles,
-    chosen by `seed`, computed again and compared to 2e-5. `model` and `data` say where they are now.
+    chosen by `seed`, computed again and compared to 2e-5. `model` and `data` say where they are.
 
     Raises:
         StudyError: no run there, or another network than that of the run.
@@ -136,8 +136,7 @@ def verify(
     worst = 0.0
     if len(picks):
         chosen = [studied[pick] for pick in sorted(picks.tolist())]
-        moved = {"model": model, "data": data}
-        moved = {name: place for name, place in moved.items() if place is not None}
+        moved = {name: at for name, at in (("model", model), ("data", data)) if at is not None}
         more, worst = _compute_again(results, meta, chosen, moved, allow_code, tick)
         problems += more
     return IntegrityReport(problems, len(tiles), rows, len(picks), worst)

@@ -176,12 +176,6 @@ class Results:
         return self.folder / "run.db"
 
 
-def _csv(lines: Iterable[Iterable[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(lines)
-    return text.getvalue().encode()
-
-
 def table_of(rows: Sequence[Row]) -> pd.DataFrame:
     """Rows as a table, as `Results.rows` has them."""
     return _typed(pd.DataFrame([row.values() for row in rows], columns=list(COLUMNS)))

@@ -57,19 +57,7 @@ class Study(Settings):
         """
         model = self.open_model() if model is None else model
         data = self.open_data(model) if data is None else data
-        return self.with_fills(self._resolved(model, data), model, data)
-
-    def with_fills(self, plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
-        """The resolved plan with fills and outline named, or chosen by trying them on the first
-        tiles.
-        """
-        probe, forwards = probe_fills(self, model, data, plan.tiles)
-        outline = choose_outline(probe)
-        fills = self.fills or choose_fills(self, probe.get(outline, {}))
-        grow, roughen = OUTLINES.get(outline, (self.grow, self.roughen))
-        return replace(
-            plan, fills=fills, probe=probe, probe_forwards=forwards, grow=grow, roughen=roughen
-        )
+        return _with_fills(self, self._resolved(model, data), model, data)
 
     def _resolved(self, model: SegmentationModel, data: SampleSource) -> Plan:
         """Class, layers and tiles looked up, before anything is written; no fills yet."""
@@ -167,10 +155,7 @@ class Study(Settings):
         with RunStore(out, self._identity(model, data)) as store, with_threads(threads):
             run = Run(self, store, model, data, rule, listeners, keep_going, started)
             positions = run.start(resolved)
-            if slots:
-                tiles = run.on_slots(slots, positions, allow_code)
-            else:
-                tiles = run.here(positions)
+            tiles = run.on_slots(slots, positions, allow_code) if slots else run.here(positions)
             with closing(tiles):
                 for tile in tiles:
                     # workers do not tell of single batches
@@ -364,7 +349,7 @@ class Run:
         if self.store.get("fills") is not None:
             return _kept(resolved, {name: self.store.get(name) for name in CHOSEN})
         model, data = self.model, self.data
-        plan = choose_kernels(self.study.with_fills(resolved, model, data), model, data)
+        plan = choose_kernels(_with_fills(self.study, resolved, model, data), model, data)
         plan = score_distance(plan, model, data)
         self.store.put(
             probe=plan.probe,
@@ -405,6 +390,19 @@ class Run:
                     "use another --out",
                 )
         return still_open
+
+
+def _with_fills(study: Settings, plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
+    """The resolved plan with fills and outline named, or chosen by trying them on the first
+    tiles.
+    """
+    probe, forwards = probe_fills(study, model, data, plan.tiles)
+    outline = choose_outline(probe)
+    fills = study.fills or choose_fills(study, probe.get(outline, {}))
+    grow, roughen = OUTLINES.get(outline, (study.grow, study.roughen))
+    return replace(
+        plan, fills=fills, probe=probe, probe_forwards=forwards, grow=grow, roughen=roughen
+    )
 
 
 def _slots(

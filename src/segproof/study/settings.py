@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from segproof.explain import Target
     from segproof.models import SegmentationModel
 
-__all__ = ["CONTROLS", "GROUPS", "PUBLISHED", "Settings", "command_of", "read_toml", "reading_for"]
+__all__ = [
+    "CONTROLS",
+    "GROUPS",
+    "PUBLISHED",
+    "Settings",
+    "command_of",
+    "names_of_setting",
+    "read_toml",
+    "reading_for",
+]
 
 CONTROLS: Final = (
     "original",
@@ -336,7 +345,7 @@ class Settings(BaseModel):
     def _known(cls, names: tuple[str, ...] | None, info: Any) -> tuple[str, ...] | None:
         if names is None:
             return None
-        existing = _names_of(info.field_name)
+        existing = names_of_setting(info.field_name)
         for name in names:
             if canonical(name, existing) is None:
                 raise UnknownNameError.of(info.field_name.removesuffix("s"), name, existing)
@@ -529,8 +538,8 @@ class Settings(BaseModel):
         return {k: v for k, v in settings.items() if k not in LATER or v is not None}
 
 
-def _names_of(field: str) -> Sequence[str]:
-    """The names that a list of the settings may hold; looked up late: most of them load torch."""
+def names_of_setting(field: str) -> Sequence[str]:
+    """List the names that a setting may hold, none where any text will do; most load torch."""
     if field == "methods":
         from segproof.explain import METHODS
 
@@ -543,7 +552,7 @@ def _names_of(field: str) -> Sequence[str]:
         from segproof.measures import MAP_MEASURES
 
         return tuple(MAP_MEASURES)
-    return CONTROLS
+    return CONTROLS if field == "controls" else ()
 
 
 def command_of(values: Mapping[str, Any], out: str | Path, more: Sequence[str] = ()) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from segproof.data import Sample, SampleSource, digest_of
 from segproof.errors import DataError, ModelError, printable
 from segproof.explain import (
+    LAYERLESS,
     Capture,
     Explanation,
     Method,
