@@ -20,7 +20,7 @@ import peers  # noqa: E402
 from peers import NETWORKS, PEERS, PLACES, Cell, Place  # noqa: E402
 from segproof import METHODS  # noqa: E402
 from segproof.analysis import tables  # noqa: E402
-from segproof.explain.cam import LAYERLESS  # noqa: E402
+from segproof.explain.methods import LAYERLESS  # noqa: E402
 
 PAGE = Path(__file__).with_name("parity.md")
 INTRO = """\

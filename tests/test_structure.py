@@ -14,6 +14,7 @@ import segproof
 # The one way through the package: a folder may import from those before it, never from those after.
 ORDER = [
     "errors",
+    "deferred",
     "choices",
     "data",
     "models",

@@ -50,7 +50,6 @@ from segproof.errors import (
 )
 from segproof.evidence import of_measures as evidence, run as benchmark
 from segproof.explain import (
-    DEFAULT_FILLS,
     LAYERLESS,
     METHODS,
     REGIONS,
@@ -76,7 +75,7 @@ from segproof.models import (
     query_model,
     train as train_network,
 )
-from segproof.perturb import FILLS
+from segproof.perturb import DEFAULT_FILLS, FILLS
 from segproof.report import (
     escape,
     figures as plot,
@@ -142,7 +141,7 @@ _LISTS: Final[dict[str, Sequence[str]]] = {
     "areas": (),
     "masses": (),
     "fills": tuple(FILLS),
-    "controls": CONTROLS,
+    "controls": tuple(CONTROLS),
     "fuse": (),
     "measures": tuple(MAP_MEASURES),
     "references": ("truth", "prediction"),
@@ -534,7 +533,7 @@ def study(
         "rival": rival,
         "pad": pad,
         "fills": _names(fills, _LISTS["fills"]),
-        "controls": _names(controls, CONTROLS),
+        "controls": _names(controls, tuple(CONTROLS)),
         "fuse": _names(fuse),
         "measures": _names(measures, tuple(MAP_MEASURES)),
         "limit": limit,

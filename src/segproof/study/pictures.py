@@ -17,7 +17,7 @@ from segproof.explain import Capture
 from segproof.measures import BOUNDARY, MEASURES, entropy_paper, measured
 from segproof.models import SegmentationModel, all_finite, evaluating, probabilities
 from segproof.perturb import (
-    Fill,
+    FillFunction,
     binarise,
     blend,
     dilate,
@@ -84,7 +84,7 @@ class TilePictures:
     name: str
     seen: Capture
     truth: Tensor
-    fills: Mapping[str, Fill]
+    fills: Mapping[str, FillFunction]
     count: Count
     noise: Tensor | None = None
 

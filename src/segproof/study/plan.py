@@ -8,13 +8,12 @@ from typing import Any, Final, Literal
 
 from segproof.explain import CHANNELWISE, INPUT_LAYER, LAYERLESS
 from segproof.models import EXACT, Kernels, Layer
-from segproof.perturb import FILLS, STRATEGIES
+from segproof.perturb import CONTROLS, FILLS, STRATEGIES, control_id
 from segproof.study.settings import Fusion, Settings
 
 __all__ = [
     "FIGURES",
     "OTSU",
-    "RANDOM_SEEDS",
     "HeatmapKey",
     "HeatmapSource",
     "Kind",
@@ -23,7 +22,6 @@ __all__ = [
     "outline_name",
 ]
 
-RANDOM_SEEDS: Final = 5
 OTSU: Final = 0.0  # in place of a level, which Otsu's threshold and soft masks do not have
 FIGURES: Final = 6  # tiles whose maps are kept for the figures
 
@@ -135,7 +133,7 @@ class Plan:
             if "inverse" in study.controls:
                 # one control over all maps: the number of the map stands for a seed
                 only = ("background_only",)
-                yield HeatmapSource("control", "control:inverse", "", number, areas, only)
+                yield HeatmapSource("control", control_id("inverse"), "", number, areas, only)
             yield HeatmapSource("method", method, layer, 0, (*cuts, *soft))
         yield from self.control_heatmaps(study.controls)
 
@@ -153,8 +151,8 @@ class Plan:
         }
         for name in cuts:
             if name in controls:
-                for seed in range(RANDOM_SEEDS if name == "random" else 1):
-                    yield HeatmapSource("control", f"control:{name}", "", seed, cuts[name])
+                for seed in range(CONTROLS[name].seeds):
+                    yield HeatmapSource("control", control_id(name), "", seed, cuts[name])
 
     def cut(self, source: HeatmapSource) -> Iterator[Picture]:
         """The pictures of one heatmap: each cut, strategy, reference and fill."""
@@ -228,4 +226,4 @@ def _cuts(binarisation: str, levels: Sequence[float]) -> tuple[Cut, ...]:
 def _uncut(
     kind: Literal["original", "target_removed", "empty", "target_only"], reference: str, fill: str
 ) -> Picture:
-    return Picture(kind, f"control:{kind}", "", "", None, kind, reference, fill)
+    return Picture(kind, control_id(kind), "", "", None, kind, reference, fill)

@@ -18,7 +18,7 @@ from segproof.explain import (
     LAYERLESS,
     Capture,
     Explanation,
-    Method,
+    MethodFunction,
     capture,
     clean_of,
     explain_capture,
@@ -42,8 +42,12 @@ from segproof.models import (
     running,
 )
 from segproof.perturb import (
+    CONTROLS,
+    FILLS,
     OUTLINE,
-    Fill,
+    FillFunction,
+    control_id,
+    control_name,
     dilate,
     largest_square,
     make_fill,
@@ -70,7 +74,8 @@ __all__ = [
     "study_tile",
 ]
 
-SCORED: Final = ("control:random", "control:p_c", "control:truth")  # controls as whole heatmaps
+# controls that are measured as whole heatmaps
+SCORED: Final = tuple(control.id for control in CONTROLS.values() if control.scored)
 DONORS: Final = 4  # tiles that are looked at for a patch without the class
 OUT_OF_MEMORY: Final = "oom"  # how such a reason begins: another machine may have more
 
@@ -171,7 +176,7 @@ def donor_of(
     """A patch [B, h, w] without the class from one of the next tiles, for the fill `borrowed`: the
     first whose side is a quarter of its tile's; None where none has one.
     """
-    if "borrowed" not in plan.removal_fills:
+    if not any(FILLS[name].donates for name in plan.removal_fills):
         return None
     value = model.mask_value(plan.class_index)
     for step in range(1, min(DONORS, len(data) - 1) + 1):
@@ -324,7 +329,7 @@ def _case(
     model: SegmentationModel,
     seen: Capture,
     truth: Tensor,
-    fill: Fill,
+    fill: FillFunction,
     item: Explanation,
 ) -> HeatmapCase:
     """An explanation on trial, with the way to make it again for another capture."""
@@ -400,7 +405,7 @@ def _explain(
     return list(explanations.values())
 
 
-def methods_of(study: Settings) -> dict[str, Method]:
+def methods_of(study: Settings) -> dict[str, MethodFunction]:
     """The study's methods by name, as its preset and its shortcuts have them."""
     methods = dict(resolve_method(name, study.preset) for name in study.methods)
     if study.score_channels is not None:
@@ -417,7 +422,7 @@ def _heatmaps(
         values = item.heatmap()
         if "inverse" in plan.study.controls:
             # as the plan has it: the number of the map stands for a seed
-            heatmaps["control:inverse", "", number] = Heatmap(1 - values, item.status)
+            heatmaps[control_id("inverse"), "", number] = Heatmap(1 - values, item.status)
         own = Heatmap(values, item.status, item.effective_channels)
         heatmaps[item.method, item.layer, 0] = own
     return heatmaps | _control_heatmaps(plan, name, seen, truth, plan.study.controls)
@@ -432,7 +437,7 @@ def _control_heatmaps(
     size = (truth.shape[0], truth.shape[1])
     values: dict[HeatmapKey, Tensor] = {}
     for source in plan.control_heatmaps(controls):
-        match source.method.removeprefix("control:"):
+        match control_name(source.method):
             case "random":
                 draw = seeded("random", plan.study.seed, name, source.seed)
                 heatmap = random_blobs(size, draw).to(truth.device)
