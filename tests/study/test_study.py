@@ -37,7 +37,7 @@ from segproof import (
     load_model,
     probabilities,
 )
-from segproof.analysis import tables
+from segproof.analysis import Analysis, headline
 from segproof.data.scenes import write_scenes
 from segproof.errors import ModelError
 from segproof.explain.api import clean_of, explain_all
@@ -62,9 +62,10 @@ from segproof.study.fill_check import (
     choose_outline,
     probe_fills,
 )
-from segproof.study.results import COLUMNS
-from segproof.study.tile import RANDOM_SEEDS, donor_of, edges, study_tile
+from segproof.study.store import COLUMNS
+from segproof.study.tile import donor_of, edges, study_tile
 
+RANDOM_SEEDS = 5
 REQUIRED = [
     *("sample", "method", "layer", "binarisation", "level", "strategy", "reference", "fill"),
     *("area", "coverage", "confidence", "entropy", "kept", "certainty", "iou", "iou_delta"),
@@ -432,7 +433,7 @@ def test_soft_masks_references_and_boundaries_are_the_literal_formulas(
     # nothing but M3 is read against another region, the study's own stays the headline
     other = rows[rows["reference"] == "prediction"]
     assert set(other["strategy"]) == {"highlighted_and_target", "target_only"}
-    assert tables.headline(rows).reference == "truth"
+    assert headline(rows).reference == "truth"
     soft = set(rows.loc[rows["binarisation"] == "soft", "method"])
     assert soft == {
         *("grad_cam", "eigen_cam", "control:random", "control:p_c", "control:edges"),
@@ -443,7 +444,7 @@ def test_soft_masks_references_and_boundaries_are_the_literal_formulas(
 def test_gain_and_tables_know_both_references(wide_run: tuple[Study, Results]) -> None:
     _, results = wide_run
     rows = results.rows
-    gain = tables.m3_gain(rows)
+    gain = Analysis(rows).m3_gain
     assert set(gain["reference"]) == {"truth", "prediction"}
     alone_rows = rows[rows["method"] == "control:target_only"]
     certainty = {
@@ -462,13 +463,13 @@ def test_gain_and_tables_know_both_references(wide_run: tuple[Study, Results]) -
             for row in part.itertuples()
         ]
         assert line.mean == pytest.approx(float(np.mean(gains)), abs=1e-9)
-    made = tables.make(rows)
+    made = Analysis(rows)
     assert made.sweep["boundary_f"].notna().any()
     out = Console(record=True, width=160, file=io.StringIO())
     print_tables(out, made)
     said = out.export_text()
     third: Any = made.best[(made.best["measure"] == "M3") & (made.best["binarisation"] == "area")]
-    third = third[third["fill"] == made.at.fill].set_index("reference")["mean"]
+    third = third[third["fill"] == made.headline.fill].set_index("reference")["mean"]
     assert f"{third['truth']:.3f}" != f"{third['prediction']:.3f}"
     assert f" {third['truth']:.3f}" in said
     assert f" {third['prediction']:.3f}" not in said
@@ -604,7 +605,7 @@ def test_runs_without_the_columns_that_came_later_load(strict: Results, tmp_path
     old = Results.load(tmp_path / "old")
     pd.testing.assert_frame_equal(old.rows, strict.rows)
     old.export(old.manifest)
-    assert tables.make(old.rows).verdict == tables.make(strict.rows).verdict
+    assert Analysis(old.rows).verdict == Analysis(strict.rows).verdict
 
 
 def test_masses_and_otsu_are_further_rows(tiles: Path, tmp_path: Path) -> None:

@@ -53,8 +53,9 @@ TESTS = {
     "measures/records": ["measures/test_records"],
     "evidence/tier_b_planted": ["evidence/test_tier_b_planted"],
     "evidence/tier_c_marker": ["evidence/test_tier_c_marker"],
-    "analysis/tables": ["analysis/test_tables"],
-    "study/tile": ["study/test_plan"],
+    "analysis/basis": ["analysis/test_basis", "analysis/test_verdict"],
+    "analysis/names": ["analysis/test_basis", "analysis/test_verdict"],
+    "study/pictures": ["study/test_plan"],
     "study/early_stop": ["study/test_early_stop"],
 }
 
@@ -88,19 +89,19 @@ def _of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
 
 MUTANTS: list[Mutant] = [
     *_of(
-        "study/tile",
+        "study/pictures",
         (
-            'fill, reference = "" if whole else row["fill"]',
+            'fill, reference = "" if whole else row.fill',
             'fill, reference = ""',
             "a picture depends on its fill",
         ),
         (
-            'self._alike[str(row["reference"])]',
+            "self._alike[row.reference]",
             '""',
             "what is measured of a picture depends on R",
         ),
         (
-            "self.count(len(waiting), len(asked))",
+            "self.count(len(waiting), sum(key is not None for _, key in rows))",
             "self.count(len(waiting), len(waiting))",
             "what is asked for twice is asked for",
         ),
@@ -995,10 +996,10 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *_of(
-        "analysis/tables",
+        "analysis/basis",
         (
-            "return _Cells(shown.keys, shown.matrix - values[:, order], samples), higher",
-            "return _Cells(shown.keys, shown.matrix + values[:, order], samples), higher",
+            "return Cells(shown.keys, shown.matrix - values[:, order], samples), higher",
+            "return Cells(shown.keys, shown.matrix + values[:, order], samples), higher",
             "the contrast is M2 less M1",
         ),
         (
@@ -1007,14 +1008,17 @@ MUTANTS: list[Mutant] = [
             "the contrast takes M1 of the same cut",
         ),
         (
-            'return "highlighted_only", JOINED, True',
-            'return "highlighted_only", JOINED, False',
-            "a higher contrast is better",
-        ),
-        (
             'return JOINED if kept.any() else "iou_drop"',
             'return "iou_drop"',
             "strict goes by the contrast",
+        ),
+    ),
+    *_of(
+        "analysis/names",
+        (
+            'return "highlighted_only", JOINED, True',
+            'return "highlighted_only", JOINED, False',
+            "a higher contrast is better",
         ),
         (
             'REMOVING = ("M1", "iou_drop", JOINED)',

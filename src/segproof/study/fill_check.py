@@ -8,23 +8,17 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from segproof.analysis import tables
+from segproof.analysis import VALID_DROP
 from segproof.data import SampleSource
 from segproof.errors import DataError, ModelError
 from segproof.explain import Capture, clean_of
 from segproof.measures import MEASURES
 from segproof.models import SegmentationModel, evaluating, probabilities
 from segproof.perturb import DEFAULT_FILLS, FILLS, make_fill
+from segproof.study.pictures import outline_noise, widened
+from segproof.study.plan import Plan, outline_name
 from segproof.study.settings import Settings
-from segproof.study.tile import (
-    Plan,
-    clean_capture,
-    donor_of,
-    nothing_to_explain,
-    outline_name,
-    outline_noise,
-    widened,
-)
+from segproof.study.tile import clean_capture, donor_of, nothing_to_explain
 
 __all__ = ["OUTLINES", "choose_fills", "choose_outline", "probe_fills"]
 
@@ -132,7 +126,7 @@ def _confidences(model: SegmentationModel, seen: Capture, images: Sequence[Tenso
 def _passing(drops: Mapping[str, Mapping[str, float]], *, natural: bool = False) -> list[str]:
     """The valid ones of the fills that are quick (and natural), least artificial first."""
     quick = [name for name in _quick() if not natural or FILLS[name].natural]
-    return [name for name in quick if drops[name]["mean_drop"] >= tables.VALID_DROP]
+    return [name for name in quick if drops[name]["mean_drop"] >= VALID_DROP]
 
 
 def _quick() -> list[str]:

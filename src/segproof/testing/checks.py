@@ -1,7 +1,7 @@
 """The properties that the built-in methods, measures, fills and networks are held to, for your own.
 
 `check_method(mine).raise_for_failures()` in a test of yours is all it takes. The networks here are
-small and seeded, so that a whole check takes seconds; docs/extending.md shows each of them.
+small and seeded, so that a whole check takes seconds; docs/guide/extending.md shows each of them.
 """
 
 from __future__ import annotations
