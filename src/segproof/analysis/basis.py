@@ -25,7 +25,7 @@ from segproof.analysis.cells import (
     samples_of,
 )
 from segproof.analysis.names import JOINED, MEASURES, REMOVING, definition_of
-from segproof.perturb import FILLS
+from segproof.perturb import CONTROLS, FILLS, control_id
 
 if TYPE_CHECKING:
     from segproof.explain import Preset
@@ -47,6 +47,8 @@ ALPHA = 0.05
 VALID_DROP = 0.5
 # Where several fills are valid the headline uses the first of these: in-distribution ones first.
 FILL_ORDER = tuple(FILLS)
+# Controls that a method has to beat before it is believed.
+RIVALS = tuple(name for name, control in CONTROLS.items() if control.rival)
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ def _validity(rows: pd.DataFrame) -> pd.DataFrame:
     1 - confidence / confidence of the original), n, valid (mean_drop >= 0.5).
     """
     columns = ["reference", "fill", "mean_drop", "min_drop", "n", "valid"]
-    original = rows[rows["method"] == "control:original"]
-    removed = rows[rows["method"] == "control:target_removed"]
+    original = rows[rows["method"] == control_id("original")]
+    removed = rows[rows["method"] == control_id("target_removed")]
     if original.empty or removed.empty:
         return pd.DataFrame(columns=columns)
     samples = samples_of(rows)
@@ -269,8 +271,8 @@ def _against_controls(basis: Basis) -> pd.DataFrame:
             lines.insert(0, "measure", measure)
             lines.insert(1, "reference", reference)
             lines.insert(2, "fill", fill)
-            for name in ("random", "p_c"):
-                control = block.where((block.keys["method"] == f"control:{name}").to_numpy(bool))
+            for name in RIVALS:
+                control = block.where((block.keys["method"] == control_id(name)).to_numpy(bool))
                 lines = lines.assign(**_versus(name, ours, control, higher, len(lines)))
             parts.append(lines)
     if not parts:

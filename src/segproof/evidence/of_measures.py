@@ -49,6 +49,7 @@ from segproof.models import evaluating, probabilities
 from segproof.perturb import (
     FillFunction,
     binarise,
+    control_id,
     dilate,
     keep_mask,
     make_fill,
@@ -586,9 +587,9 @@ def _method_maps(
                 spent = 1 + sum(item.forwards for item in parts)
                 yield name, f"fused:{end}", joined.heatmap(), joined.status, spent
     p = probabilities(seen.logits, seen.bound.activation)[0, seen.bound.class_index]
-    yield "control:random", "", random_blobs(size, _drawn(known, seed, "random", 0)), "ok", 0
-    yield "control:p_c", "", p, "ok", 1
-    yield "control:object", "", _soft(known.region), "ok", 0
+    yield control_id("random"), "", random_blobs(size, _drawn(known, seed, "random", 0)), "ok", 0
+    yield control_id("p_c"), "", p, "ok", 1
+    yield control_id("object"), "", _soft(known.region), "ok", 0
 
 
 def _scores(
