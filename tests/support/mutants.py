@@ -33,8 +33,8 @@ BROKEN = 99  # exit code of a run that shows nothing
 # the most specific tests of each module, first first
 TESTS = {
     "explain/cam": ["explain/test_cam"],
-    "explain/masked": ["explain/test_cam"],
-    "explain/methods": ["explain/test_cam"],
+    "explain/masked": ["explain/test_masked", "explain/test_cam"],
+    "explain/methods": ["explain/test_methods", "explain/test_cam"],
     "explain/target": ["explain/test_regions", "explain/test_target", "explain/test_capture"],
     "models/contract": [
         "models/test_contract",
@@ -48,7 +48,7 @@ TESTS = {
     "evidence/of_measures": ["evidence/test_of_measures"],
     "evidence/tier_a_constructed": ["evidence/test_tier_a_constructed"],
     "perturb/fills": ["perturb/test_fills"],
-    "perturb/regions": ["perturb/test_fills"],
+    "perturb/regions": ["perturb/test_regions"],
     "measures/pictures": ["measures/test_pictures"],
     "measures/records": ["measures/test_records"],
     "evidence/tier_b_planted": ["evidence/test_tier_b_planted"],
