@@ -256,7 +256,7 @@ def test_freed_blocks_are_kept() -> None:
     """In a process of its own: page faults of a block that is made again and again."""
     code = (
         "import resource, torch\n"
-        "from segproof.kernels import keep_blocks\n"
+        "from segproof.models import keep_blocks\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(8): torch.ones(16_000_000)\n"

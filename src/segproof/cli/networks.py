@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -12,12 +12,12 @@ from rich.table import Table
 from segproof.cli.console import OK, SOME_FAILED, out, progress
 from segproof.cli.loading import load, picture_of
 from segproof.cli.options import (
+    NETWORK,
+    PICTURES,
+    AllowFlag,
+    Given,
     ImageFlag,
-    ModelFlag,
-    Network,
-    NetworkFlags,
-    PictureFlags,
-    Pictures,
+    options_of,
     whole_of,
 )
 from segproof.data import FolderDataset, SceneDataset
@@ -26,17 +26,21 @@ from segproof.errors import DataError
 from segproof.models import SegmentationModel, keep_blocks, train as train_network
 from segproof.report import escape
 
+if TYPE_CHECKING:
+    NetworkOptions: TypeAlias = Given | None
+else:
+    NetworkOptions = options_of("model", *NETWORK, *PICTURES)
+
 
 def layers(
     *,
-    model: ModelFlag,
+    given: NetworkOptions = None,
     image: ImageFlag = None,
-    pictures: PictureFlags = Pictures(),
-    network: NetworkFlags = Network(),
+    allow_code: AllowFlag = False,
 ) -> int:
     """List the layers that are worth explaining."""
-    loaded = load(model, network)
-    picture = picture_of(image, loaded, pictures, 512)
+    loaded = load(given, allow_code=allow_code)
+    picture = picture_of(image, loaded, given, 512)
     loaded.check_units(picture)
     table = Table("alias", "module path", box=None, header_style="bold")
     headings = ("stride (px)", "channels", "map (px)", "zero channels (%)", "receptive field (px)")
@@ -63,16 +67,17 @@ def layers(
 
 def doctor(
     *,
-    model: ModelFlag,
+    given: NetworkOptions = None,
     image: ImageFlag = None,
-    class_: Annotated[str | None, Parameter("--class", help="Class to try.")] = None,
-    pictures: PictureFlags = Pictures(),
-    network: NetworkFlags = Network(),
+    class_: Annotated[
+        str | None, Parameter("--class", help="Class to try; without it, the last one.")
+    ] = None,
+    allow_code: AllowFlag = False,
 ) -> int:
     """Check whether a network is understood, and say which options it needs."""
-    loaded = load(model, network)
+    loaded = load(given, allow_code=allow_code)
     problems = 0
-    for finding in _findings(image, loaded, pictures, class_):
+    for finding in _findings(image, loaded, given, class_):
         word, colour = {
             "ok": ("ok", "green"),
             "warning": ("look", "yellow"),
@@ -85,10 +90,10 @@ def doctor(
     if problems:
         out.print("[bold red]Not ready:[/] see above.")
         return SOME_FAILED
-    name = escape(class_ or loaded.classes[-1])
+    name, spec = escape(class_ or loaded.classes[-1]), (given or {})["model"]
     out.print(
-        f"[bold green]Ready.[/] segproof explain TILE.png --model {escape(model)} --class {name}"
-        " --layer decoder:-1 --out explained"
+        f"[bold green]Ready.[/] segproof explain TILE.png --model {escape(spec)} --class {name}"
+        " --layers decoder:-1 --out explained"
     )
     return OK
 
@@ -97,25 +102,31 @@ def train(
     *,
     data: Annotated[
         list[Path] | None,
-        Parameter(help="Folders of tiles with 0/255 masks.", consume_multiple=True),
+        Parameter(help="Folders of tiles with masks of 0 and 255.", consume_multiple=True),
     ] = None,
     out_: Annotated[Path, Parameter("--out", help="New folder for the network.")],
-    arch: str = "unet",
+    arch: Annotated[
+        str, Parameter(help="Any architecture of segmentation_models_pytorch.")
+    ] = "unet",
     encoder: Annotated[
         str, Parameter(help="Any encoder of segmentation_models_pytorch.")
     ] = "resnet18",
-    decoder_channels: Annotated[str | None, Parameter(help="One number per block, a,b,c.")] = None,
-    init: Annotated[Path | None, Parameter(help="Go on from this saved network.")] = None,
+    decoder_channels: Annotated[
+        str | None, Parameter(help="Channels of each decoder block, a,b,c.")
+    ] = None,
+    init: Annotated[Path | None, Parameter(help="Continue from this saved network.")] = None,
     class_: Annotated[str, Parameter("--class", help="Name of the class.")] = "building",
-    steps: int = 1000,
-    batch: int = 8,
-    crop: int = 256,
-    lr: float = 2e-3,
-    holdout: Annotated[float, Parameter(help="Share of each set held out.")] = 0.2,
-    seed: int = 0,
-    scenes: Annotated[int, Parameter(help="Train on N generated scenes (too).")] = 0,
-    scene_seed: int = 0,
-    device: str = "cpu",
+    steps: Annotated[int, Parameter(help="Number of training steps.")] = 1000,
+    batch: Annotated[int, Parameter(help="Number of crops in one step.")] = 8,
+    crop: Annotated[int, Parameter(help="Side of a crop in pixels.")] = 256,
+    lr: Annotated[float, Parameter(help="Learning rate at the start.")] = 2e-3,
+    holdout: Annotated[float, Parameter(help="Share of each folder that is held out.")] = 0.2,
+    seed: Annotated[int, Parameter(help="Seed of everything that is random.")] = 0,
+    scenes: Annotated[int, Parameter(help="Train on N generated scenes as well.")] = 0,
+    scene_seed: Annotated[int, Parameter(help="Seed of the generated scenes.")] = 0,
+    device: Annotated[
+        str, Parameter(help="Device that trains the network: cpu, cuda, cuda:1 ...")
+    ] = "cpu",
 ) -> int:
     """Train a small network on tiles with masks."""
     sources: list[Any] = []
@@ -152,11 +163,11 @@ def train(
 
 
 def _findings(
-    image: Path | None, model: SegmentationModel, pictures: Pictures, class_: str | None
+    image: Path | None, model: SegmentationModel, given: Given | None, class_: str | None
 ) -> Iterator[Finding]:
     """What `diagnose` finds; a picture that cannot be read for this network is a finding too."""
     try:
-        picture = picture_of(image, model, pictures, 256)
+        picture = picture_of(image, model, given, 256)
     except DataError as error:
         fix = f"{error.expected}; {error.fix}"
         yield Finding("problem", "picture", f"found {error.found}", fix)

@@ -26,7 +26,10 @@ from .run import (
 )
 from .settings import (
     CONTROLS as CONTROLS,
+    GROUPS as GROUPS,
     PUBLISHED as PUBLISHED,
+    Settings as Settings,
+    names_of_setting as names_of_setting,
     read_toml as read_toml,
     reading_for as reading_for,
 )

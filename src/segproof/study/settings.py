@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from segproof.explain import Target
     from segproof.models import SegmentationModel
 
-__all__ = ["CONTROLS", "GROUPS", "PUBLISHED", "Settings", "read_toml", "reading_for"]
+__all__ = [
+    "CONTROLS",
+    "GROUPS",
+    "PUBLISHED",
+    "Settings",
+    "names_of_setting",
+    "read_toml",
+    "reading_for",
+]
 
 CONTROLS: Final = (
     "original",
@@ -53,7 +61,7 @@ GROUPS: Final = (
     "What is explained",
     "How pictures are perturbed",
     "What is measured",
-    "How the study runs",
+    "How it runs",
 )
 _NETWORK, _DATA, _EXPLAINED, _PERTURBED, _MEASURED, _RUNS = (
     JsonDict({"group": group}) for group in GROUPS
@@ -71,7 +79,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     model: str = Field(
-        description="Network to study: a folder, a file of weights, or a source such as"
+        description="Network: a folder, a file of weights, or a source such as"
         " `smp:FOLDER` or `torchvision:NAME`.",
         json_schema_extra=_NETWORK,
     )
@@ -84,7 +92,7 @@ class Settings(BaseModel):
     )
     methods: tuple[str, ...] = Field(
         PUBLISHED,
-        description="Explanation methods that the study compares.",
+        description="Explanation methods.",
         json_schema_extra=_EXPLAINED,
     )
     layers: tuple[str, ...] = Field(
@@ -336,7 +344,7 @@ class Settings(BaseModel):
     def _known(cls, names: tuple[str, ...] | None, info: Any) -> tuple[str, ...] | None:
         if names is None:
             return None
-        existing = _names_of(info.field_name)
+        existing = names_of_setting(info.field_name)
         for name in names:
             if canonical(name, existing) is None:
                 raise UnknownNameError.of(info.field_name.removesuffix("s"), name, existing)
@@ -539,8 +547,8 @@ class Settings(BaseModel):
         return {k: v for k, v in settings.items() if k not in LATER or v is not None}
 
 
-def _names_of(field: str) -> Sequence[str]:
-    """The names that a list of the settings may hold; looked up late: most of them load torch."""
+def names_of_setting(field: str) -> Sequence[str]:
+    """List the names that a setting may hold, none where any text will do; most load torch."""
     if field == "methods":
         from segproof.explain import METHODS
 
@@ -553,7 +561,7 @@ def _names_of(field: str) -> Sequence[str]:
         from segproof.measures import MAP_MEASURES
 
         return tuple(MAP_MEASURES)
-    return CONTROLS
+    return CONTROLS if field == "controls" else ()
 
 
 def reading_for(
