@@ -27,7 +27,7 @@ from segproof.data.scenes import write_scenes
 from segproof.measures import MAP_MEASURES
 from segproof.measures.pictures import BOUNDARY, MEASURES
 from segproof.models.loaders.load import demo_model_spec, save_model
-from segproof.perturb.fills import FILLS
+from segproof.perturb.records import FILLS
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = demo_model_spec()

@@ -20,13 +20,14 @@ from segproof.cli import app as cli
 from segproof.data import Sample
 from segproof.errors import DataError
 from segproof.explain.api import clean_of, explain_all, with_baseline
-from segproof.explain.cam import CHANNELWISE, LAYERLESS, METHODS
 from segproof.explain.forward_pass import capture
+from segproof.explain.methods import CHANNELWISE, LAYERLESS, METHODS
 from segproof.explain.target import hard_mask
 from segproof.measures.pictures import MEASURES
 from segproof.models.contract import evaluating, probabilities
 from segproof.models.loaders.load import save_model
-from segproof.perturb.fills import FILLS, make_fill
+from segproof.perturb.fills import make_fill
+from segproof.perturb.records import FILLS
 from segproof.study.fill_check import probe_fills
 from segproof.study.results import COLUMNS
 from segproof.study.tile import study_tile

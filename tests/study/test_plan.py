@@ -17,7 +17,7 @@ from segproof.cli.app import main
 from segproof.data import FolderDataset
 from segproof.errors import StudyError
 from segproof.explain.api import explain
-from segproof.explain.cam import CHANNELWISE, LAYERLESS
+from segproof.explain.methods import CHANNELWISE, LAYERLESS
 from segproof.explain.target import Target
 from segproof.measures.case import Undefined
 from segproof.measures.robustness import alike

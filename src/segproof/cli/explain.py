@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from cyclopts import Parameter
 
-from segproof.analysis import tables
+from segproof.analysis import method_label
 from segproof.cli.console import OK, Switch, log, out, progress
 from segproof.cli.loading import load
 from segproof.cli.options import (
@@ -29,7 +29,6 @@ from segproof.cli.running import say_shortcut
 from segproof.data import MaskValues, Reading, expand_pictures, read_image, read_mask
 from segproof.errors import DataError, StudyError
 from segproof.explain import (
-    DEFAULT_FILLS,
     REGIONS,
     Explanation,
     Target,
@@ -40,6 +39,7 @@ from segproof.explain import (
     score_cam,
 )
 from segproof.models import SegmentationModel, display_range, query_model
+from segproof.perturb import DEFAULT_FILLS
 from segproof.report import escape, figures as plot
 from segproof.study import Settings, distance_of, reading_for, write_atomic
 
@@ -263,7 +263,7 @@ def _write_explanation(
     heatmap = made.heatmap().cpu().numpy().astype(np.float32)
     write_atomic(folder / f"{stem}.npy", lambda stream: np.save(stream, heatmap))
     what = "" if made.target.region == "prediction" else f" ({made.target.region})"
-    title = f"{tables.method_label(made.method)}, {made.layer}, {made.target.class_}{what}: {stem}"
+    title = f"{method_label(made.method)}, {made.layer}, {made.target.class_}{what}: {stem}"
     note = "" if made.status == "ok" else f"status {made.status}: no heatmap"
     region = None if made.explained is None else made.explained.cpu().numpy()
     figure = plot.overlay(

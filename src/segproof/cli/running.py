@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segproof.analysis import VALID_DROP, tables
+from segproof.analysis import VALID_DROP
 from segproof.cli.console import INTERRUPTED, OK, SOME_FAILED, err, out, progress
 from segproof.errors import StudyError, TooManyFailedError
 from segproof.models import EXACT, SegmentationModel, keep_blocks
@@ -209,7 +209,7 @@ def finish(results: Results, *, brief: bool = False) -> None:
             "tiles with the class, predicted at least once",
             "check --class, --data and the model",
         )
-    made = tables.make(rows, "paper" if results.preset == "paper" else "strict")
+    made = results.analysis
     page = render(
         rows,
         results.tiles,

@@ -165,7 +165,8 @@ def recommend(
         "methods": QUICK,
         "limit": 20,
         "thresholds": (),
-        "areas": (0.05, 0.2),  # nearly as good as four (docs/evidence.md); .1 and .2 are not
+        # nearly as good as four (docs/evidence/known-truth.md); .1 and .2 are not
+        "areas": (0.05, 0.2),
     } | settings_of(given)
     wish = Study.of(**settings)
     keep_blocks()

@@ -27,12 +27,12 @@ from segproof.study.speed import choose_kernels, score_distance
 from segproof.study.tile import OUT_OF_MEMORY, PICTURES, Plan, digest_or_none, study_tile
 from segproof.study.workers import (
     Job,
-    Lane,
+    WorkerSlot,
     digest_of_names,
     on_dask,
     on_executor,
     on_processes,
-    spread,
+    run_on_workers,
     threads_of_each,
     with_threads,
 )
@@ -221,7 +221,7 @@ class Study(Settings):
                     plan, model.fingerprint(), digest_of_names(data.ids), version("segproof"),
                     allow_code,
                 )  # fmt: skip
-                found = spread(job, positions, lanes, gave_up, enough)
+                found = run_on_workers(job, positions, lanes, gave_up, enough)
             else:
                 found = (study_tile(plan, model, data, position, tick) for position in positions)
             with closing(found):
@@ -273,7 +273,7 @@ class Study(Settings):
 
     def _lanes(
         self, executor: Executor | None, workers: int, threads: int | None, dask: str | None
-    ) -> list[Lane]:
+    ) -> list[WorkerSlot]:
         if executor is not None:
             return on_executor(executor)
         if dask is not None:

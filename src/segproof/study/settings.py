@@ -17,6 +17,8 @@ from pydantic.config import JsonDict
 
 from segproof.choices import PRECISIONS, PRESETS, Activation, Preset, Reduce, Space
 from segproof.errors import SegproofError, StudyError, UnknownNameError, canonical
+from segproof.explain import METHODS
+from segproof.perturb import CONTROLS, FILLS
 
 if TYPE_CHECKING:
     from segproof.data import FolderDataset, Reading
@@ -33,24 +35,12 @@ __all__ = [
     "reading_for",
 ]
 
-CONTROLS: Final = (
-    "original",
-    "empty",
-    "target_only",
-    "target_removed",
-    "random",
-    "p_c",
-    "edges",
-    "truth",
-    "uniform",
-    "inverse",
-)
 NETWORK: Final = (*("classes", "activation", "mean", "std", "output", "inputs", "size", "weights"),)
 LATER: Final = (
     *NETWORK[4:],
     *("images", "masks", "mask_values", "bands", "alpha", "divide_by"),
 )
-PUBLISHED: Final = ("grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "eigen_cam")
+PUBLISHED: Final = tuple(name for name, method in METHODS.items() if method.default)
 Fusion = Literal["mean", "max", "product"]
 Reference = Literal["truth", "prediction"]
 
@@ -190,7 +180,7 @@ class Settings(BaseModel):
         json_schema_extra=_PERTURBED,
     )
     controls: tuple[str, ...] = Field(
-        CONTROLS,
+        tuple(CONTROLS),
         description="Control pictures and control heatmaps that the methods have to beat.",
         json_schema_extra=_PERTURBED,
     )
@@ -548,20 +538,16 @@ class Settings(BaseModel):
 
 
 def names_of_setting(field: str) -> Sequence[str]:
-    """List the names that a setting may hold, none where any text will do; most load torch."""
+    """List the names that a setting may hold; none where any text will do."""
     if field == "methods":
-        from segproof.explain import METHODS
-
         return tuple(METHODS)
     if field == "fills":
-        from segproof.perturb import FILLS
-
         return tuple(FILLS)
     if field == "measures":
         from segproof.measures import MAP_MEASURES
 
         return tuple(MAP_MEASURES)
-    return CONTROLS if field == "controls" else ()
+    return tuple(CONTROLS) if field == "controls" else ()
 
 
 def reading_for(

@@ -22,7 +22,7 @@ from segproof.explain import (
     LAYERLESS,
     Capture,
     Explanation,
-    Method,
+    MethodFunction,
     capture,
     clean_of,
     explain_capture,
@@ -55,10 +55,11 @@ from segproof.models import (
     running,
 )
 from segproof.perturb import (
+    CONTROLS,
     FILLS,
     OUTLINE,
     STRATEGIES,
-    Fill,
+    FillFunction,
     binarise,
     blend,
     dilate,
@@ -94,8 +95,9 @@ __all__ = [
     "widened",
 ]
 
-RANDOM_SEEDS: Final = 5
-SCORED: Final = ("control:random", "control:p_c", "control:truth")  # controls as whole heatmaps
+RANDOM_SEEDS: Final = CONTROLS["random"].seeds
+# controls that are measured as whole heatmaps
+SCORED: Final = tuple(control.id for control in CONTROLS.values() if control.scored)
 OTSU: Final = 0.0  # in place of a level, which Otsu's threshold and soft masks do not have
 DONORS: Final = 4  # tiles that are looked at for a patch without the class
 OUT_OF_MEMORY: Final = "oom"  # how such a reason begins: another machine may have more
@@ -290,7 +292,7 @@ def donor_of(
     """A patch [B, h, w] without the class from one of the next tiles, for the fill `borrowed`: the
     first whose side is a quarter of its tile's; None where none has one.
     """
-    if "borrowed" not in plan.removal_fills:
+    if not any(FILLS[name].donates for name in plan.removal_fills):
         return None
     value = model.mask_value(plan.class_index)
     for step in range(1, min(DONORS, len(data) - 1) + 1):
@@ -454,7 +456,7 @@ def _case(
     model: SegmentationModel,
     seen: Capture,
     truth: Tensor,
-    fill: Fill,
+    fill: FillFunction,
     item: Explanation,
 ) -> HeatmapCase:
     """An explanation on trial, with the way to make it again for another capture."""
@@ -529,7 +531,7 @@ def _explain(
     return found
 
 
-def methods_of(study: Settings) -> dict[str, Method]:
+def methods_of(study: Settings) -> dict[str, MethodFunction]:
     """The study's methods by name, as its preset and its shortcuts have them."""
     methods = dict(resolve_method(name, study.preset) for name in study.methods)
     if study.score_channels is not None:
@@ -617,7 +619,7 @@ class _Trial:
     name: str
     seen: Capture
     truth: Tensor
-    fills: Mapping[str, Fill]
+    fills: Mapping[str, FillFunction]
     count: Count
     noise: Tensor | None = None
 

@@ -1,6 +1,6 @@
 """Measure our maps against those of other tools and write parity.md.
 
-python docs/parity.py
+python docs/_make/parity.py
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import peers  # noqa: E402
 from peers import NETWORKS, PEERS, PLACES, Cell, Place  # noqa: E402
 from segproof import METHODS  # noqa: E402
-from segproof.analysis import tables  # noqa: E402
-from segproof.explain.cam import LAYERLESS  # noqa: E402
+from segproof.analysis import method_label  # noqa: E402
+from segproof.explain.methods import LAYERLESS  # noqa: E402
 
-PAGE = Path(__file__).with_name("parity.md")
+PAGE = Path(__file__).resolve().parents[1] / "evidence" / "parity.md"
 INTRO = """\
 # Parity with other tools
 
 ```
-python docs/parity.py      # measures every figure and writes this page (some minutes on one core)
+python docs/_make/parity.py      # measure every figure and write this page (some minutes)
 ```
 
 The greatest difference of any pixel between our heatmap and the peer's, both in [0, 1]: same
@@ -129,7 +129,7 @@ def section(figures: Mapping[Cell, float], network: str) -> str:
     rows = [["method", *PEERS], ["---"] * (1 + len(PEERS))]
     for method in (name for name in METHODS if name not in LAYERLESS):
         cells = [cell_text(figures, peer, method, places, notes) for peer in PEERS]
-        rows.append([tables.method_label(method), *cells])
+        rows.append([method_label(method), *cells])
     layers = ", ".join(f"`{place.layer}`" for place in places)
     return "\n".join(
         [

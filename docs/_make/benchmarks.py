@@ -1,6 +1,6 @@
 """Renew the tables of benchmarks.md from benchmarks/results/*.json.
 
-python docs/benchmarks.py
+python docs/_make/benchmarks.py
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 from page import renew
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from bench import RESULTS, Spread  # noqa: E402
 from claims import CLAIMS, Claim  # noqa: E402
 
-PAGE = Path(__file__).with_name("benchmarks.md")
+PAGE = Path(__file__).resolve().parents[1] / "evidence" / "benchmarks.md"
 NOTHING = "not measured yet"
 Entry = Mapping[str, Any]
 

@@ -1,6 +1,6 @@
-"""Writes the table of docs/families.md: every layer of every family beside an independent one.
+"""Write the table of reference/families.md: every layer of every family beside its peer.
 
-PYTHONPATH=src:tests python docs/families_table.py
+PYTHONPATH=src:tests/support python docs/_make/families_table.py
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from page import renew
 from families import FAMILIES
 from gradients import Compared, compare
 
-PAGE = Path(__file__).with_name("families.md")
+PAGE = Path(__file__).resolve().parents[1] / "reference" / "families.md"
 
 
 def main() -> None:

@@ -1,14 +1,14 @@
 """Renew the table of evidence.md that says which sizes of region a study should take.
 
-python docs/evidence_levels.py     # ten minutes of one core
+python docs/_make/known_truth_levels.py     # ten minutes of one core
 """
 
 from __future__ import annotations
 
 import pandas as pd
+from known_truth import PAGE, table
 from page import renew
 
-from evidence import PAGE, table
 from segproof.evidence import of_measures as evidence
 from segproof.evidence.tier_b_planted import planted
 

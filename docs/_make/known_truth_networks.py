@@ -1,6 +1,6 @@
 """Renew the tables of "The networks" in evidence.md.
 
-python docs/evidence_networks.py [TRAIN TEST]
+python docs/_make/known_truth_networks.py [TRAIN TEST]
 
 Without folders the first table alone: interventions on the shipped networks. TRAIN and TEST are
 folders of tiles with roofs, such as whu/train and whu/test; four networks are trained on them.
@@ -17,7 +17,7 @@ from segproof import FolderDataset
 from segproof.evidence.tier_b_planted import NETWORKS, accept, planted_model
 from segproof.evidence.tier_c_marker import reliance, table
 
-PAGE = Path(__file__).with_name("evidence.md")
+PAGE = Path(__file__).resolve().parents[1] / "evidence" / "known-truth.md"
 
 
 def interventions() -> str:
