@@ -22,7 +22,8 @@ from segproof.data.scenes import write_scenes
 from segproof.errors import StudyError
 from segproof.explain import LAYERLESS, METHODS
 from segproof.models.loaders.load import demo_model_spec, load_model, save_model
-from segproof.study.settings import CONTROLS, LATER, Settings
+from segproof.perturb import CONTROLS
+from segproof.study.settings import LATER, Settings
 
 DEMO = demo_model_spec()
 HAS_HF = importlib.util.find_spec("transformers") is not None
@@ -81,7 +82,7 @@ def test_what_is_typed_becomes_settings() -> None:
         }
     )  # fmt: skip
     assert given["methods"] == tuple(name for name in METHODS if name not in LAYERLESS)
-    assert (given["controls"], given["references"]) == (CONTROLS, ("truth", "prediction"))
+    assert (given["controls"], given["references"]) == (tuple(CONTROLS), ("truth", "prediction"))
     assert (given["classes"], given["mean"], given["measures"]) == (("a", "b"), (0.5,), ())
     study = Study.of(model="m", data="d", **given)
     assert (study.size, study.bands, study.output) == ((64, 96), (3, 2, 1), "0:probabilities")

@@ -25,7 +25,7 @@ from segproof.cli.options import (
     part_of,
     settings_of,
 )
-from segproof.cli.running import say_shortcut
+from segproof.cli.running import say_shortcut, write_file
 from segproof.data import MaskValues, Reading, expand_pictures, read_image, read_mask
 from segproof.errors import DataError, StudyError
 from segproof.explain import (
@@ -157,7 +157,7 @@ def explain(
             "lower --min-area, or explain another class",
         )
     text = json.dumps(records, indent=2, ensure_ascii=False) + "\n"
-    write_atomic(out_ / "explanations.json", lambda stream: stream.write(text.encode()))
+    write_file(out_ / "explanations.json", text.encode())
     for layer, distance in (records[0].get("exact") or {}).items():
         say_shortcut(layer, distance)
     for record in records:
@@ -275,7 +275,7 @@ def _write_explanation(
         note=note,
         limits=display_range(model.mean, model.std, model.bands),
     )
-    write_atomic(folder / f"{stem}.png", lambda stream: stream.write(plot.png(figure)))
+    write_file(folder / f"{stem}.png", plot.png(figure))
     masked = made.method in ("score_cam", "rise", "occlusion", "integrated_gradients")
     return {
         "image": str(path),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from segproof.analysis import VALID_DROP
 from segproof.cli.console import INTERRUPTED, OK, SOME_FAILED, err, out, progress
@@ -219,7 +219,7 @@ def finish(results: Results, *, brief: bool = False) -> None:
         judged=results.judged(),
     )
     path = results.folder / "report.html"
-    write_atomic(path, lambda stream: stream.write(page.encode()))
+    write_file(path, page.encode())
     print_tables(out, made, brief=brief)
     say_tiles(results.manifest["tiles"])
     say_forwards(results.manifest)
@@ -231,6 +231,15 @@ def finish(results: Results, *, brief: bool = False) -> None:
     if brief:
         out.print(f"again: {escape(results.manifest['command'])}", soft_wrap=True)
     out.print(f"report: {escape(str(path))}")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file as a whole, or leave what was there."""
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(data)
+
+    write_atomic(path, write)
 
 
 def say_tiles(counts: Mapping[str, Any]) -> None:
