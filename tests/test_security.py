@@ -41,7 +41,7 @@ from segproof import (
 )
 from segproof.cli import app as cli
 from segproof.models.loaders.load import demo_model_spec
-from segproof.study.results import RunStore, TileResult
+from segproof.study.store import RunStore, TileResult
 from tile_files import Server, chunk, colours, save, server, vrt, wms
 
 __all__ = ["server"]  # the fixture

@@ -29,7 +29,7 @@ from segproof.models.loaders.load import save_model
 from segproof.perturb.fills import make_fill
 from segproof.perturb.records import FILLS
 from segproof.study.fill_check import probe_fills
-from segproof.study.results import COLUMNS
+from segproof.study.results import table_of
 from segproof.study.tile import study_tile
 from toys import toy_images, toy_model, toy_truth
 
@@ -436,7 +436,7 @@ def test_rows_of_a_toy_do_not_depend_on_void() -> None:
         assert tile.status == "ok", tile.reason
         found.append(tile.rows)
     assert found[1:] == [found[0]] * 3
-    rows = pd.DataFrame(found[0], columns=list(COLUMNS))
+    rows = table_of(found[0])
     assert rows["area"].max() == 1  # the empty picture: all of V
 
 

@@ -25,6 +25,7 @@ from segproof.study.speed import (
     forward_seconds,
     orders,
 )
+from segproof.study.store import Row
 from toys import toy_images, toy_model
 
 BF16 = Kernels("bfloat16", channels_last=True)
@@ -164,10 +165,10 @@ def test_a_named_format_that_is_slower_is_warned_of(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
-def rows_of(**confidences: list[float | None]) -> list[dict[str, object]]:
+def rows_of(**confidences: list[float | None]) -> list[Row]:
     """Rows of M1 of some methods at one layer, a level each."""
     return [
-        {"layer": "a", "method": method, "strategy": "background_only", "confidence": value}
+        Row("t", method, "a", "area", 0.1, "background_only", "truth", "black", confidence=value)
         for method, values in confidences.items()
         for value in values
     ]

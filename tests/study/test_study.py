@@ -62,9 +62,10 @@ from segproof.study.fill_check import (
     choose_outline,
     probe_fills,
 )
-from segproof.study.results import COLUMNS
-from segproof.study.tile import RANDOM_SEEDS, donor_of, edges, study_tile
+from segproof.study.store import COLUMNS
+from segproof.study.tile import donor_of, edges, study_tile
 
+RANDOM_SEEDS = 5
 REQUIRED = [
     *("sample", "method", "layer", "binarisation", "level", "strategy", "reference", "fill"),
     *("area", "coverage", "confidence", "entropy", "kept", "certainty", "iou", "iou_delta"),

@@ -54,7 +54,7 @@ TESTS = {
     "evidence/tier_c_marker": ["evidence/test_tier_c_marker"],
     "analysis/basis": ["analysis/test_basis", "analysis/test_verdict"],
     "analysis/names": ["analysis/test_basis", "analysis/test_verdict"],
-    "study/tile": ["study/test_plan"],
+    "study/pictures": ["study/test_plan"],
     "study/early_stop": ["study/test_early_stop"],
 }
 
@@ -88,19 +88,19 @@ def _of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
 
 MUTANTS: list[Mutant] = [
     *_of(
-        "study/tile",
+        "study/pictures",
         (
-            'fill, reference = "" if whole else row["fill"]',
+            'fill, reference = "" if whole else row.fill',
             'fill, reference = ""',
             "a picture depends on its fill",
         ),
         (
-            'self._alike[str(row["reference"])]',
+            "self._alike[row.reference]",
             '""',
             "what is measured of a picture depends on R",
         ),
         (
-            "self.count(len(waiting), len(asked))",
+            "self.count(len(waiting), sum(key is not None for _, key in rows))",
             "self.count(len(waiting), len(waiting))",
             "what is asked for twice is asked for",
         ),

@@ -15,16 +15,10 @@ from segproof.explain import Capture, clean_of
 from segproof.measures import MEASURES
 from segproof.models import SegmentationModel, evaluating, probabilities
 from segproof.perturb import DEFAULT_FILLS, FILLS, make_fill
+from segproof.study.pictures import outline_noise, widened
+from segproof.study.plan import Plan, outline_name
 from segproof.study.settings import Settings
-from segproof.study.tile import (
-    Plan,
-    clean_capture,
-    donor_of,
-    nothing_to_explain,
-    outline_name,
-    outline_noise,
-    widened,
-)
+from segproof.study.tile import clean_capture, donor_of, nothing_to_explain
 
 __all__ = ["OUTLINES", "choose_fills", "choose_outline", "probe_fills"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -30,6 +30,7 @@ __all__ = [
     "GROUPS",
     "PUBLISHED",
     "Settings",
+    "command_of",
     "names_of_setting",
     "read_toml",
     "reading_for",
@@ -487,17 +488,7 @@ class Settings(BaseModel):
 
     def command(self, out: str | Path, more: Sequence[str] = ()) -> str:
         """The command line of this study: every setting that is not the default, and `more`."""
-        words = ["segproof", "study"]
-        for name, info in type(self).model_fields.items():
-            value = getattr(self, name)
-            if value is None or value == info.default:
-                continue
-            if isinstance(value, bool):
-                words.append(f"--{name}")
-                continue
-            text = ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
-            words += [f"--{(info.alias or name).replace('_', '-')}", text or "none"]
-        return shlex.join([*words, *more, "--out", str(out)])
+        return command_of(self.model_dump(by_alias=True), out, more)
 
     def open_model(self, *, allow_code: bool = False) -> SegmentationModel:
         """Load the network that the settings name; `python:` only with `allow_code`."""
@@ -538,7 +529,7 @@ class Settings(BaseModel):
 
 
 def names_of_setting(field: str) -> Sequence[str]:
-    """List the names that a setting may hold; none where any text will do."""
+    """List the names that a setting may hold, none where any text will do."""
     if field == "methods":
         return tuple(METHODS)
     if field == "fills":
@@ -548,6 +539,25 @@ def names_of_setting(field: str) -> Sequence[str]:
 
         return tuple(MAP_MEASURES)
     return tuple(CONTROLS) if field == "controls" else ()
+
+
+def command_of(values: Mapping[str, Any], out: str | Path, more: Sequence[str] = ()) -> str:
+    """The command line of a study with these settings, as `Settings` or run.db hold them: every
+    one that is not the default, and `more`. Nothing is checked, so nothing has to be loaded.
+    """
+    words = ["segproof", "study"]
+    for name, field in Settings.model_fields.items():
+        value = values.get(field.alias or name)
+        if isinstance(value, list):  # JSON has no tuples
+            value = tuple(value)
+        if value is None or value == field.default:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}")
+            continue
+        text = ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+        words += [f"--{(field.alias or name).replace('_', '-')}", text or "none"]
+    return shlex.join([*words, *more, "--out", str(out)])
 
 
 def reading_for(

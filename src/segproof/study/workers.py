@@ -34,9 +34,10 @@ from segproof.data import FolderDataset
 from segproof.errors import SegproofError, StudyError
 from segproof.models import SegmentationModel, keep_blocks
 from segproof.study.dask_executor import DaskExecutor
-from segproof.study.results import TileResult
+from segproof.study.plan import Plan
 from segproof.study.settings import Settings
-from segproof.study.tile import Plan, study_tile
+from segproof.study.store import TileResult
+from segproof.study.tile import study_tile
 
 __all__ = [
     "Job",
