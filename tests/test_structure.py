@@ -32,11 +32,8 @@ PAST_THE_FACE: dict[str, set[str]] = {
     "cli/app.py": {
         "segproof.evidence.of_measures",
         "segproof.evidence.run",
-        "segproof.report.figures",
-        "segproof.report.page",
         "segproof.study.integrity",
     },
-    "evidence/run.py": {"segproof.report.figures"},
     "study/settings.py": {"segproof.measures.curves", "segproof.measures.robustness"},
 }
 PACKAGE = Path(segproof.__file__).parent

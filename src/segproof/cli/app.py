@@ -79,16 +79,17 @@ from segproof.models import (
 from segproof.perturb import FILLS
 from segproof.report import (
     escape,
-    figures as plot,
     graceful_stop,
-    page as report,
+    overlay,
+    png,
+    print_analysis,
     print_cards,
     print_check,
     print_comparison,
     print_fills,
     print_status,
-    print_tables,
     progress_bar,
+    render,
 )
 from segproof.study import (
     CONTROLS,
@@ -1174,21 +1175,19 @@ def _finish(results: Results, *, brief: bool = False) -> None:
             "tiles with the class, predicted at least once",
             "check --class, --data and the model",
         )
-    made = results.analysis
-    page = report.render(
+    page = render(
         rows,
         results.tiles,
         results.manifest,
         results.pictures(6),
-        made=made,
-        judged=results.judged(),
+        analysis=results.analysis,
+        scores=results.judged(),
     )
     path = results.folder / "report.html"
     write_atomic(path, lambda stream: _write(stream, page.encode()))
-    print_tables(out, made, brief=brief)
+    print_analysis(out, results.analysis, everything=not brief)
     _say_tiles(results.manifest["tiles"])
     _say_forwards(results.manifest)
-    out.print(f"\n[bold]{escape(made.verdict)}[/]\n")
     decided = results.manifest.get("decided")
     if decided:
         out.print(f"[bold]{escape(decided['sentence'])}[/]")
@@ -1277,7 +1276,7 @@ def _write_explanation(
     title = f"{method_label(made.method)}, {made.layer}, {made.target.class_}{what}: {stem}"
     note = "" if made.status == "ok" else f"status {made.status}: no heatmap"
     region = None if made.explained is None else made.explained.cpu().numpy()
-    figure = plot.overlay(
+    figure = overlay(
         image.numpy(),
         heatmap,
         title,
@@ -1286,7 +1285,7 @@ def _write_explanation(
         note=note,
         limits=display_range(model.mean, model.std, model.bands),
     )
-    write_atomic(folder / f"{stem}.png", lambda stream: _write(stream, plot.png(figure)))
+    write_atomic(folder / f"{stem}.png", lambda stream: _write(stream, png(figure)))
     masked = made.method in ("score_cam", "rise", "occlusion", "integrated_gradients")
     return {
         "image": str(path),
