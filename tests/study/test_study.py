@@ -41,30 +41,31 @@ from segproof.analysis import Analysis, headline
 from segproof.data.scenes import write_scenes
 from segproof.errors import ModelError
 from segproof.explain.api import clean_of, explain_all
-from segproof.explain.cam import METHODS, occlusion_windows
 from segproof.explain.forward_pass import capture
+from segproof.explain.masked import occlusion_windows
+from segproof.explain.methods import METHODS
 from segproof.explain.target import Region
+from segproof.measures import MAP_MEASURES
 from segproof.measures.case import HeatmapCase
 from segproof.measures.pictures import BOUNDARY
 from segproof.models.loaders.load import demo_model_spec, save_model
-from segproof.perturb.fills import FILLS, Fill, make_fill
+from segproof.perturb.fills import make_fill
+from segproof.perturb.records import FILLS, FillFunction
 from segproof.perturb.regions import dilate, rough_noise, roughen
 from segproof.perturb.seeding import seeded
 from segproof.report import page as report
 from segproof.report.terminal import print_analysis
 from segproof.study import fill_check as probe
 from segproof.study.fill_check import (
-    KINDS,
     OUTLINES,
-    SLOW,
     choose_fills,
     choose_outline,
     probe_fills,
 )
-from segproof.study.results import COLUMNS
-from segproof.study.settings import MAP_MEASURES
-from segproof.study.tile import RANDOM_SEEDS, donor_of, edges, study_tile
+from segproof.study.store import COLUMNS
+from segproof.study.tile import donor_of, edges, study_tile
 
+RANDOM_SEEDS = 5
 REQUIRED = [
     *("sample", "method", "layer", "binarisation", "level", "strategy", "reference", "fill"),
     *("area", "coverage", "confidence", "entropy", "kept", "certainty", "iou", "iou_delta"),
@@ -198,7 +199,7 @@ def _fill(
     fill: str,
     results: Results,
     tiles: Path,
-) -> Fill:
+) -> FillFunction:
     """The study's fill of its first tile, with a patch of the next tile that has one."""
     data = FolderDataset(tiles)
     plan = Study.of(data=str(tiles), **SMALL)._resolved(network, data)
@@ -289,7 +290,7 @@ def test_strict_takes_valid_fills(strict: Results) -> None:
     assert set(validity) == set(FILLS)
     for fill in strict.manifest["fills"]:
         assert validity[fill]["valid"] == (validity[fill]["mean_drop"] >= 0.5)
-    passing = [fill for fill in FILLS if validity[fill]["valid"] and fill != SLOW]
+    passing = [fill for fill in FILLS if validity[fill]["valid"] and FILLS[fill].quick]
     # the least artificial one, and the next of another kind
     assert strict.manifest["fills"] == ["background_texture", "borrowed"]
     assert passing[:3] == ["background_texture", "inpaint", "borrowed"]
@@ -303,9 +304,8 @@ def test_fills_are_chosen_of_two_kinds() -> None:
         drops |= dict.fromkeys(good, 0.8)
         return choose_fills(study, {fill: {"mean_drop": drop} for fill, drop in drops.items()})
 
-    assert set(KINDS) == set(FILLS)
     assert chosen(*FILLS) == ("background_texture", "borrowed")
-    assert chosen(SLOW) == ("noise", "black")  # half a second a picture: only if it is named
+    assert chosen("linear") == ("noise", "black")  # half a second a picture: only if it is named
     assert chosen("inpaint", "background_texture", "noise") == ("background_texture", "noise")
     assert chosen("inpaint", "background_texture") == ("background_texture", "inpaint")
     assert chosen("black") == ("black", "noise")  # noise misleads the least of the others

@@ -185,8 +185,8 @@ def headline_measure(
     """The measure that the answer goes by: verdict, overall ranking, agreement, precision.
 
     strict: the contrast, of the headline measures the one that agrees with the known truth
-    (docs/evidence.md); IoU drop where no M2 was measured, M3 where no fill is valid. paper: IoU
-    drop, as published.
+    (docs/evidence/known-truth.md); IoU drop where no M2 was measured, M3 where no fill is valid.
+    paper: IoU drop, as published.
     """
     at = headline(rows) if at is None else at
     if preset == "paper":

@@ -24,7 +24,7 @@ from segproof.errors import DataError
 from segproof.evidence.known import KnownScene
 from segproof.explain import (
     Capture,
-    Method,
+    MethodFunction,
     Target,
     capture,
     clean_of,
@@ -45,7 +45,7 @@ from segproof.measures import (
 )
 from segproof.models import evaluating, probabilities
 from segproof.perturb import (
-    Fill,
+    FillFunction,
     binarise,
     dilate,
     keep_mask,
@@ -394,7 +394,7 @@ def _regions(
     return found
 
 
-def known_fill(name: str, known: KnownScene, seen: Capture, seed: int = 0) -> Fill:
+def known_fill(name: str, known: KnownScene, seen: Capture, seed: int = 0) -> FillFunction:
     """A fill by name; "absent" puts what an ideal one would: the picture without all objects."""
     if name == "absent":
         return lambda images, keep: perturb(images, keep, known.absent)
@@ -431,7 +431,9 @@ def _read(known: KnownScene, seen: Capture, pictures: Tensor) -> dict[str, Tenso
     }
 
 
-def _shown(known: KnownScene, seen: Capture, fill: Fill, regions: Sequence[Tensor]) -> Shown:
+def _shown(
+    known: KnownScene, seen: Capture, fill: FillFunction, regions: Sequence[Tensor]
+) -> Shown:
     target, region = seen.bound.region[0], torch.stack(list(regions))
     keep = torch.cat(
         [
@@ -531,7 +533,7 @@ def _agreement(part: pd.DataFrame, *, lower: bool) -> tuple[float, float, float,
 # --- methods --------------------------------------------------------------------------------------
 def judge_methods(
     knowns: Sequence[KnownScene],
-    methods: Sequence[str | Method],
+    methods: Sequence[str | MethodFunction],
     layers: Sequence[str] | None = None,
     *,
     fused: bool = True,
@@ -570,7 +572,7 @@ def judge_methods(
 
 def _method_maps(
     known: KnownScene,
-    methods: Sequence[str | Method],
+    methods: Sequence[str | MethodFunction],
     layers: Sequence[str] | None,
     *,
     fused: bool,

@@ -22,6 +22,7 @@ from segproof.analysis import (
     method_label,
 )
 from segproof.errors import StudyError, UnknownNameError
+from segproof.perturb import CONTROLS, control_name
 
 if TYPE_CHECKING:
     from segproof.explain import Preset
@@ -34,7 +35,7 @@ Places = npt.NDArray[np.intp]
 Asked = Literal["best", "ranking", "controls"]
 ASKED: Final[tuple[Asked, ...]] = get_args(Asked)
 LEAST: Final = 10  # tiles before anything is said
-RIVALS: Final = ("control:random", "control:p_c")
+RIVALS: Final = tuple(control.id for control in CONTROLS.values() if control.rival)
 PROCEDURE: Final = (
     "e-process of symmetric paired differences after each tile (vovk2024symmetry, ville1939)"
 )
@@ -78,7 +79,7 @@ class StopRule:
         Raises:
             StudyError: one candidate alone, or no control to compare with.
         """
-        rivals = [name.removeprefix("control:") for name in RIVALS]
+        rivals = [control_name(rival) for rival in RIVALS]
         if self.asked == "controls" and not set(rivals) & set(controls):
             raise StudyError(
                 "until decided: controls, without one", " or ".join(rivals), "add it to --controls"

@@ -1,7 +1,7 @@
 """The properties that the built-in methods, measures, fills and networks are held to, for your own.
 
 `check_method(mine).raise_for_failures()` in a test of yours is all it takes. The networks here are
-small and seeded, so that a whole check takes seconds; docs/extending.md shows each of them.
+small and seeded, so that a whole check takes seconds; docs/guide/extending.md shows each of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from segproof.explain import (
     METHODS,
     BoundTarget,
     Capture,
-    Method,
+    MethodFunction,
     RawMap,
     Target,
     capture,
@@ -37,7 +37,7 @@ from segproof.explain import (
 )
 from segproof.measures import MEASURES, Measure
 from segproof.models import Activation, SegmentationModel, evaluating, probabilities, unit_range
-from segproof.perturb import FILLS, Fill, FillContext, make_fill, seeded
+from segproof.perturb import FILLS, FillContext, FillFunction, make_fill, seeded
 from segproof.testing.sideeffects import FACTS, changes, facts, unsettle
 from segproof.testing.toys import (
     LAYERS,
@@ -130,7 +130,7 @@ class Property:
     name: str
     says: str
     allowed: float
-    compare: Callable[[Method, int], tuple[float, bool]]
+    compare: Callable[[MethodFunction, int], tuple[float, bool]]
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _seen(
     return capture(model, images, target, layers, baseline=0.35 + 0.1 * images)
 
 
-def _raw(method: Method, seen: Capture, layer: str, model: SegmentationModel) -> Tensor:
+def _raw(method: MethodFunction, seen: Capture, layer: str, model: SegmentationModel) -> Tensor:
     made = method(seen, layer, model)
     return made.values if isinstance(made, RawMap) else made
 
@@ -202,7 +202,7 @@ def _bitwise(one: Tensor, other: Tensor) -> tuple[float, bool]:
     return (0.0 if same else max(apart, 1e-15)), lively
 
 
-def _repeat(method: Method, case: int) -> tuple[float, bool]:
+def _repeat(method: MethodFunction, case: int) -> tuple[float, bool]:
     maps = []
     for _ in range(2):
         model, images = _toy(case).float(), toy_images(case).float()
@@ -210,7 +210,7 @@ def _repeat(method: Method, case: int) -> tuple[float, bool]:
     return _bitwise(*maps)
 
 
-def _batch(method: Method, case: int) -> tuple[float, bool]:
+def _batch(method: MethodFunction, case: int) -> tuple[float, bool]:
     # not float32 where activations are signed: their sums may cancel down to rounding noise
     number = torch.float32 if _act(case) == "relu" else torch.float64
     model, images, layer = _toy(case).to(number), toy_images(case, 3).to(number), _layer(case)
@@ -219,18 +219,18 @@ def _batch(method: Method, case: int) -> tuple[float, bool]:
     return _compared(together, torch.cat(alone))
 
 
-def _with_target(method: Method, case: int, target: Target) -> tuple[float, bool]:
+def _with_target(method: MethodFunction, case: int, target: Target) -> tuple[float, bool]:
     model, images, layer = _toy(case), toy_images(case), _layer(case)
     plain = _raw(method, _seen(model, images), layer, model)
     return _compared(plain, _raw(method, _seen(model, images, target=target), layer, model))
 
 
-def _scaled(method: Method, case: int) -> tuple[float, bool]:
+def _scaled(method: MethodFunction, case: int) -> tuple[float, bool]:
     factor = (1e-3, 0.1, 7.0, 1e3)[case // 4 % 4]
     return _with_target(method, case, _Changed("roof", factor=factor))
 
 
-def _shifted(method: Method, case: int) -> tuple[float, bool]:
+def _shifted(method: MethodFunction, case: int) -> tuple[float, bool]:
     shift = (-20.0, -1.0, 3.0, 50.0)[case // 4 % 4]
     return _with_target(method, case, _Changed("roof", shift=shift))
 
@@ -247,7 +247,7 @@ class _Remade(nn.Module):
         return result
 
 
-def _remade(method: Method, case: int, order: Tensor, scale: Tensor) -> tuple[float, bool]:
+def _remade(method: MethodFunction, case: int, order: Tensor, scale: Tensor) -> tuple[float, bool]:
     """Maps of a network, and of the same function with the layer's channels rearranged."""
     model, other, images, layer = _toy(case), _toy(case), toy_images(case), _layer(case)
     blocks = cast("nn.ModuleList", other.net.get_submodule("decoder.blocks"))
@@ -271,19 +271,19 @@ def _ones(channels: int) -> Tensor:
     return torch.ones(channels, 1, 1, dtype=torch.float64)
 
 
-def _permuted(method: Method, case: int) -> tuple[float, bool]:
+def _permuted(method: MethodFunction, case: int) -> tuple[float, bool]:
     count = _channels(case)
     order = torch.randperm(count, generator=seeded("order", case))
     return _remade(method, case, order, _ones(count))
 
 
-def _doubled(method: Method, case: int) -> tuple[float, bool]:
+def _doubled(method: MethodFunction, case: int) -> tuple[float, bool]:
     count = _channels(case)
     order = torch.tensor([*range(count), case // 4 % count])
     return _remade(method, case, order, _ones(count + 1))
 
 
-def _rescaled(method: Method, case: int) -> tuple[float, bool]:
+def _rescaled(method: MethodFunction, case: int) -> tuple[float, bool]:
     count = _channels(case)
     scale = _ones(count)
     scale[case // 4 % count] = (1e-3, 0.5, 20.0, 1e3)[case // 8 % 4]
@@ -291,7 +291,7 @@ def _rescaled(method: Method, case: int) -> tuple[float, bool]:
 
 
 def _moved(
-    method: Method, case: int, layer: str, move: Callable[[Tensor], Tensor]
+    method: MethodFunction, case: int, layer: str, move: Callable[[Tensor], Tensor]
 ) -> tuple[float, bool]:
     model, images = copy.deepcopy(symmetric_model(case // 4, _act(case))), toy_images(case)
     plain = _raw(method, _seen(model, images, [layer]), layer, model)
@@ -301,7 +301,7 @@ def _moved(
     return _compared(move(plain), moved)
 
 
-def _turned(method: Method, case: int) -> tuple[float, bool]:
+def _turned(method: MethodFunction, case: int) -> tuple[float, bool]:
     which = 1 + case // 4 % 7  # 0 would leave the picture as it is
 
     def turn(maps: Tensor) -> Tensor:
@@ -311,12 +311,12 @@ def _turned(method: Method, case: int) -> tuple[float, bool]:
     return _moved(method, case, ("middle", "last")[case % 2], turn)
 
 
-def _translated(method: Method, case: int) -> tuple[float, bool]:
+def _translated(method: MethodFunction, case: int) -> tuple[float, bool]:
     down, right = 2 + 2 * (case // 4 % 7), 2 * (case // 28 % 8)
     return _moved(method, case, "last", lambda maps: maps.roll((down, right), (-2, -1)))
 
 
-def _two_logits(method: Method, case: int) -> tuple[float, bool]:
+def _two_logits(method: MethodFunction, case: int) -> tuple[float, bool]:
     model, images, layer = _toy(case), toy_images(case), _layer(case)
     twin = toy_model(case // 4, act=_act(case), classes=("background", "roof"))
     state = dict(model.net.state_dict())
@@ -329,7 +329,7 @@ def _two_logits(method: Method, case: int) -> tuple[float, bool]:
     return _compared(*maps)
 
 
-def _captured_once(method: Method, case: int) -> tuple[float, bool]:
+def _captured_once(method: MethodFunction, case: int) -> tuple[float, bool]:
     model, images, layer = _toy(case).float(), toy_images(case).float(), _layer(case)
     alone = _raw(method, _seen(model, images, [layer]), layer, model)
     shared = _seen(model, images)
@@ -340,7 +340,10 @@ def _captured_once(method: Method, case: int) -> tuple[float, bool]:
 
 
 def _property(
-    name: str, says: str, allowed: float, compare: Callable[[Method, int], tuple[float, bool]]
+    name: str,
+    says: str,
+    allowed: float,
+    compare: Callable[[MethodFunction, int], tuple[float, bool]],
 ) -> tuple[str, Property]:
     return name, Property(name, says, allowed, compare)
 
@@ -369,21 +372,7 @@ PROPERTIES: Final[dict[str, Property]] = dict(
 )
 
 LIMITS: Final[dict[str, frozenset[str]]] = {
-    # a = 1 / (2 + S D): D enters as a number, not as a ratio
-    "grad_cam_pp": frozenset({"target_scaled", "channel_doubled"}),
-    # a mask per channel and a weight per mask: how often and how loud a channel is drawn counts
-    "score_cam": frozenset({"channel_doubled", "channel_rescaled"}),
-    "ablation_cam": frozenset({"channel_doubled", "channel_rescaled"}),
-    # as Ablation-CAM; losses of p are one-sided, so float32 rounding adds up where p is saturated
-    "kernel_weighted": frozenset({"batch", "channel_doubled", "channel_rescaled"}),
-    # variance is what an eigenvector sees
-    "eigen_cam": frozenset({"channel_doubled", "channel_rescaled"}),
-    "eigen_grad_cam": frozenset({"channel_doubled"}),
-    "seg_eigen_cam": frozenset({"channel_doubled"}),
-    # windows lie on a grid of their own, as random masks do
-    "seg_xres_cam": frozenset({"translated"}),
-    "occlusion": frozenset({"translated"}),
-    "rise": frozenset({"turned", "translated"}),
+    name: method.lacks for name, method in METHODS.items() if method.lacks
 }
 
 
@@ -464,7 +453,7 @@ def _require(holds: bool, found: str) -> None:
         raise _Violated(found)
 
 
-def _property_over(chosen: Property, method: Method, numbers: range) -> str:
+def _property_over(chosen: Property, method: MethodFunction, numbers: range) -> str:
     lively, worst, at = 0, 0.0, 0
     for case in numbers:
         apart, shows = chosen.compare(method, case)
@@ -481,7 +470,7 @@ def _property_over(chosen: Property, method: Method, numbers: range) -> str:
 
 
 def check_method(
-    method: Method | str, *, cases: int = 20, seed: int = 0, limits: Collection[str] = ()
+    method: MethodFunction | str, *, cases: int = 20, seed: int = 0, limits: Collection[str] = ()
 ) -> Report:
     """Hold a method, or a built-in one by its name, to all `PROPERTIES` on small networks.
 
@@ -515,7 +504,7 @@ def check_method(
     return Report(tuple(checks))
 
 
-def _shape(method: Method, numbers: range) -> str:
+def _shape(method: MethodFunction, numbers: range) -> str:
     for case in numbers:
         model, images = _toy(case).float(), toy_images(case, 2).float()
         found = _raw(method, _seen(model, images), _layer(case), model)
@@ -529,7 +518,7 @@ def _shape(method: Method, numbers: range) -> str:
     return f"maps [N, h, w] of real numbers in {len(numbers)} cases"
 
 
-def _finite(method: Method, numbers: range) -> str:
+def _finite(method: MethodFunction, numbers: range) -> str:
     """Signed and unsigned activations, flat pictures, a silent layer, huge and tiny targets."""
     for case in numbers:
         model, images, layer = _toy(case).float(), toy_images(case).float(), _layer(case)
@@ -566,7 +555,7 @@ def _tensors_of(seen: Capture) -> list[Tensor]:
     return [seen.images, seen.logits, *baseline, *layers, *masks]
 
 
-def _untouched(method: Method, numbers: range) -> str:
+def _untouched(method: MethodFunction, numbers: range) -> str:
     for case in numbers:
         model, images = _toy(case), toy_images(case)
         unsettle(model)
@@ -584,7 +573,7 @@ def _counted(changed: Sequence[str]) -> str:
     return f"{len(FACTS) - len(changed)} of {len(FACTS)} kinds of state as before"
 
 
-def _untouched_after(method: Method, case: int) -> str:
+def _untouched_after(method: MethodFunction, case: int) -> str:
     """An error in the network at its first forwards, when the target is bound or read, in a fill:
     it has to arrive, and to leave nothing behind.
     """
@@ -618,7 +607,7 @@ def _untouched_after(method: Method, case: int) -> str:
     return f"12 of 12 kinds of state as before after {arrived} errors, all of which arrived"
 
 
-def check_memory(method: Method | str, *, maps: int = 200, limit_mb: float = 20) -> Report:
+def check_memory(method: MethodFunction | str, *, maps: int = 200, limit_mb: float = 20) -> Report:
     """Whether `maps` maps leave less than `limit_mb` MB behind; takes seconds, so it stands alone.
 
     Raises:
@@ -883,7 +872,7 @@ def _measure_untouched(measure: Measure, numbers: range) -> str:
 
 # --- fills ----------------------------------------------------------------------------------------
 def check_fill(
-    fill: Fill | str,
+    fill: FillFunction | str,
     *,
     cases: int = 20,
     seed: int = 0,
@@ -904,7 +893,7 @@ def check_fill(
         raise UnknownNameError.of("fill", fill, FILLS)
     numbers = _cases(seed, cases)
 
-    def made(case: int) -> tuple[Fill, Tensor, Tensor]:
+    def made(case: int) -> tuple[FillFunction, Tensor, Tensor]:
         x = toy_images(case)[0].float() if image is None else image
         keep = torch.rand(2, *x.shape[-2:], generator=seeded("keep", case)) > 0.4
         keep[:, 0, 0], keep[:, -1, -1] = True, False
@@ -922,10 +911,10 @@ def check_fill(
     return Report(tuple(_check(name, run) for name, run in runs.items()))
 
 
-_Made = Callable[[int], tuple[Fill, Tensor, Tensor]]
+_Made = Callable[[int], tuple[FillFunction, Tensor, Tensor]]
 
 
-def _fill_of(fill: Fill | str, image: Tensor, case: int) -> Fill:
+def _fill_of(fill: FillFunction | str, image: Tensor, case: int) -> FillFunction:
     if not isinstance(fill, str):
         return fill
     nowhere = torch.zeros(image.shape[-2:], dtype=torch.bool, device=image.device)
