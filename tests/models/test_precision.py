@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from segproof.cli.running import say_kernels
+from segproof.cli.announce import say_kernels
 from segproof.data.scenes import write_scenes
 from segproof.models.contract import SegmentationModel, running
 from segproof.models.loaders.load import demo_model_spec

@@ -134,7 +134,7 @@ COMMANDS: Final = {
         "segproof check TILES --model NETWORK",
     ),
     "status": Command(
-        "segproof.cli.runs:status",
+        "segproof.cli.status:status",
         CHECK,
         "Show how far a run is, also while it runs.\n\n"
         "It prints the tiles that are done, the rate, the time left, the failures by reason, and"

@@ -14,6 +14,7 @@ import torch
 from cyclopts import Parameter
 
 from segproof.analysis import method_label
+from segproof.cli.announce import say_shortcut
 from segproof.cli.console import OK, Switch, log, out, progress
 from segproof.cli.loading import load
 from segproof.cli.options import (
@@ -25,7 +26,6 @@ from segproof.cli.options import (
     part_of,
     settings_of,
 )
-from segproof.cli.running import say_shortcut, write_file
 from segproof.data import MaskValues, Reading, expand_pictures, read_image, read_mask
 from segproof.errors import DataError, StudyError
 from segproof.explain import (
@@ -40,7 +40,7 @@ from segproof.explain import (
 )
 from segproof.models import SegmentationModel, display_range, query_model
 from segproof.perturb import DEFAULT_FILLS
-from segproof.report import escape, figures as plot
+from segproof.report import escape, overlay, png
 from segproof.study import Settings, distance_of, reading_for, write_atomic
 
 # What the command shares with a study, and what it has instead of the study's defaults.
@@ -157,7 +157,7 @@ def explain(
             "lower --min-area, or explain another class",
         )
     text = json.dumps(records, indent=2, ensure_ascii=False) + "\n"
-    write_file(out_ / "explanations.json", text.encode())
+    write_atomic(out_ / "explanations.json", lambda stream: stream.write(text.encode()))
     for layer, distance in (records[0].get("exact") or {}).items():
         say_shortcut(layer, distance)
     for record in records:
@@ -266,7 +266,7 @@ def _write_explanation(
     title = f"{method_label(made.method)}, {made.layer}, {made.target.class_}{what}: {stem}"
     note = "" if made.status == "ok" else f"status {made.status}: no heatmap"
     region = None if made.explained is None else made.explained.cpu().numpy()
-    figure = plot.overlay(
+    figure = overlay(
         image.numpy(),
         heatmap,
         title,
@@ -275,7 +275,7 @@ def _write_explanation(
         note=note,
         limits=display_range(model.mean, model.std, model.bands),
     )
-    write_file(folder / f"{stem}.png", plot.png(figure))
+    write_atomic(folder / f"{stem}.png", lambda stream: stream.write(png(figure)))
     masked = made.method in ("score_cam", "rise", "occlusion", "integrated_gradients")
     return {
         "image": str(path),

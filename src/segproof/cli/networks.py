@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from cyclopts import Parameter
-from rich.table import Table
 
+from segproof.cli.as_json import JsonFlag, print_json
 from segproof.cli.console import OK, SOME_FAILED, out, progress
 from segproof.cli.loading import load, picture_of
 from segproof.cli.options import (
@@ -24,7 +24,7 @@ from segproof.data import FolderDataset, SceneDataset
 from segproof.doctor import Finding, diagnose, layer_facts
 from segproof.errors import DataError
 from segproof.models import SegmentationModel, keep_blocks, train as train_network
-from segproof.report import escape
+from segproof.report import Cell, Column, Table, escape, print_table
 
 if TYPE_CHECKING:
     NetworkOptions: TypeAlias = Given | None
@@ -32,36 +32,55 @@ else:
     NetworkOptions = options_of("model", *NETWORK, *PICTURES)
 
 
+def _column(key: str, title: str, role: Literal["identity", "value", "secondary"]) -> Column:
+    return Column(
+        key, title, lambda line: Cell(str(line[key])), number=role != "identity", role=role
+    )
+
+
+_COLUMNS: Final = (
+    _column("alias", "alias", "identity"),
+    _column("path", "module path", "identity"),
+    _column("stride", "stride (px)", "value"),
+    _column("channels", "channels", "value"),
+    _column("map", "map (px)", "value"),
+    _column("zero", "zero channels (%)", "secondary"),
+    _column("field", "receptive field (px)", "secondary"),
+)
+
+
 def layers(
     *,
     given: NetworkOptions = None,
     image: ImageFlag = None,
     allow_code: AllowFlag = False,
+    json: JsonFlag = False,
 ) -> int:
     """List the layers that are worth explaining."""
     loaded = load(given, allow_code=allow_code)
     picture = picture_of(image, loaded, given, 512)
     loaded.check_units(picture)
-    table = Table("alias", "module path", box=None, header_style="bold")
-    headings = ("stride (px)", "channels", "map (px)", "zero channels (%)", "receptive field (px)")
-    for name in headings:
-        table.add_column(name, justify="right")
-    for facts in layer_facts(loaded, picture):
-        layer = facts.layer
-        height, width = layer.size
-        table.add_row(
-            layer.alias,
-            layer.path,
-            f"{layer.stride}",
-            f"{layer.channels}",
-            f"{height} x {width}",
-            f"{100 * facts.zero_channels:.0f}",
-            f"{facts.field}",
-        )
-    out.print(table)
+    facts = layer_facts(loaded, picture)
+    if json:
+        print_json(facts)
+        return OK
+    lines = [
+        {
+            "alias": layer.alias,
+            "path": layer.path,
+            "stride": layer.stride,
+            "channels": layer.channels,
+            "map": "{} x {}".format(*layer.size),
+            "zero": f"{100 * fact.zero_channels:.0f}",
+            "field": fact.field,
+        }
+        for fact in facts
+        for layer in (fact.layer,)
+    ]
+    print_table(out, Table(_COLUMNS, lines))
     out.print("decoder:1 is the coarsest decoder block, decoder:-1 the finest.", style="dim")
-    shown = escape(str(image)) if image else "a generated picture (--image TILE for one of yours)"
-    out.print(f"Zero channels and receptive field on {shown}.", style="dim")
+    name = escape(str(image)) if image else "a generated picture (--image TILE for one of yours)"
+    out.print(f"Zero channels and receptive field were measured on {name}.", style="dim")
     return OK
 
 
@@ -73,29 +92,38 @@ def doctor(
         str | None, Parameter("--class", help="Class to try; without it, the last one.")
     ] = None,
     allow_code: AllowFlag = False,
+    json: JsonFlag = False,
 ) -> int:
     """Check whether a network is understood, and say which options it needs."""
     loaded = load(given, allow_code=allow_code)
-    problems = 0
+    findings = []
     for finding in _findings(image, loaded, given, class_):
-        word, colour = {
-            "ok": ("ok", "green"),
-            "warning": ("look", "yellow"),
-            "problem": ("PROBLEM", "bold red"),
-        }[finding.verdict]
-        problems += finding.verdict == "problem"
-        out.print(f"[{colour}]{word:>8}[/]  [bold]{finding.about}[/]: {escape(finding.text)}")
-        if finding.fix:
-            out.print(f"          {escape(finding.fix)}", style="dim")
-    if problems:
+        findings.append(finding)
+        if not json:
+            _print_finding(finding)
+    ready = all(finding.verdict != "problem" for finding in findings)
+    if json:
+        print_json({"ready": ready, "findings": findings})
+    elif not ready:
         out.print("[bold red]Not ready:[/] see above.")
-        return SOME_FAILED
-    name, spec = escape(class_ or loaded.classes[-1]), (given or {})["model"]
-    out.print(
-        f"[bold green]Ready.[/] segproof explain TILE.png --model {escape(spec)} --class {name}"
-        " --layers decoder:-1 --out explained"
-    )
-    return OK
+    else:
+        name, spec = escape(class_ or loaded.classes[-1]), escape((given or {})["model"])
+        out.print(
+            f"[bold green]Ready.[/] segproof explain TILE.png --model {spec} --class {name}"
+            " --layers decoder:-1 --out explained"
+        )
+    return OK if ready else SOME_FAILED
+
+
+def _print_finding(finding: Finding) -> None:
+    word, colour = {
+        "ok": ("ok", "green"),
+        "warning": ("look", "yellow"),
+        "problem": ("PROBLEM", "bold red"),
+    }[finding.verdict]
+    out.print(f"[{colour}]{word:>8}[/]  [bold]{finding.about}[/]: {escape(finding.text)}")
+    if finding.fix:
+        out.print(f"          {escape(finding.fix)}", style="dim")
 
 
 def train(

@@ -23,6 +23,7 @@ __all__ = [
     "DATA",
     "NETWORK",
     "PICTURES",
+    "AllFlag",
     "AllowFlag",
     "Given",
     "ImageFlag",
@@ -54,6 +55,9 @@ AllowFlag = Annotated[
     Parameter(
         "--allow-code", help="Allow python:MODULE:NAME to import the module and run its code."
     ),
+]
+AllFlag = Annotated[
+    Switch, Parameter("--all", help="Print every table of the study, not the ranking alone.")
 ]
 ImageFlag = Annotated[
     Path | None,

@@ -1,4 +1,4 @@
-"""Commands that read tiles and run folders: check, status, verify, compare, report."""
+"""Commands that read tiles and run folders: check, verify, compare, report."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 from cyclopts import Parameter
 
 from segproof.analysis import MARGIN, compare as compare_runs
+from segproof.cli.as_json import JsonFlag, print_json
 from segproof.cli.console import OK, SOME_FAILED, WORSE, out, progress
 from segproof.cli.loading import load
 from segproof.cli.options import (
     DATA,
     NETWORK,
     PICTURES,
+    AllFlag,
     AllowFlag,
     Given,
     options_of,
@@ -24,11 +26,10 @@ from segproof.data import MaskValues
 from segproof.errors import StudyError
 from segproof.explain import Preset
 from segproof.models import keep_blocks
-from segproof.report import escape, print_check, print_comparison, print_status
+from segproof.report import comparison_table, escape, print_check, print_comparison, to_json
 from segproof.study import (
     Results,
     reading_for,
-    status as run_status,
     survey_data,
     verify as verify_run,
 )
@@ -46,6 +47,7 @@ def check(
     *,
     given: CheckOptions = None,
     allow_code: AllowFlag = False,
+    json: JsonFlag = False,
 ) -> int:
     """Read every tile and say what cannot be studied."""
     settings = settings_of(given)
@@ -74,14 +76,11 @@ def check(
             images=settings.get("images"),
             masks=settings.get("masks"),
         )
-    print_check(out, survey)
+    if json:
+        print_json(survey)
+    else:
+        print_check(out, survey)
     return SOME_FAILED if survey.bad else OK
-
-
-def status(run: RunArgument) -> int:
-    """Show how far a run is, also while it runs."""
-    print_status(out, run_status(run))
-    return OK
 
 
 def verify(
@@ -117,6 +116,7 @@ def compare(
         float,
         Parameter(help="Smallest difference that counts as worse, in the measure's unit."),
     ] = MARGIN,
+    json: JsonFlag = False,
 ) -> int:
     """Compare two runs: two networks, or two versions of one."""
     runs = [Results.load(run) for run in (run_a, run_b)]
@@ -124,13 +124,17 @@ def compare(
     if len(presets) != 1:
         raise StudyError("runs of two presets", "one preset", "study both alike")
     preset: Preset = "paper" if presets == {"paper"} else "strict"
-    made = compare_runs(runs[0].rows, runs[1].rows, preset=preset, margin=margin)
-    print_comparison(out, made)
-    out.print(f"\n[bold]{escape(made.sentence)}[/]")
-    return WORSE if made.worse else OK
+    comparison = compare_runs(runs[0].rows, runs[1].rows, preset=preset, margin=margin)
+    if json:
+        facts = {"sentence": comparison.sentence, "worse": comparison.worse}
+        print_json({**facts, "table": to_json(comparison_table(comparison))})
+    else:
+        print_comparison(out, comparison)
+        out.print(f"\n[bold]{escape(comparison.sentence)}[/]")
+    return WORSE if comparison.worse else OK
 
 
-def report(run: RunArgument) -> int:
+def report(run: RunArgument, *, all_: AllFlag = False) -> int:
     """Write report.html of a run again and print its tables."""
-    finish(Results.load(run).finished())
+    finish(Results.load(run).finished(), everything=all_)
     return OK

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 from cyclopts import Parameter
 
 from segproof.analysis import MARGIN
+from segproof.cli.as_json import JsonFlag, print_json
 from segproof.cli.console import OK, Switch, out
 from segproof.cli.options import (
     DATA,
     NETWORK,
+    AllFlag,
     AllowFlag,
     Given,
     from_file,
@@ -24,11 +26,12 @@ from segproof.cli.study_file import study_file
 from segproof.data import write_scenes
 from segproof.errors import StudyError
 from segproof.models import demo_model_spec, keep_blocks
-from segproof.report import print_fills
+from segproof.report import print_fills, study_tables, to_json
 from segproof.study import (
     LEAST,
     OUTLINES,
     Asked,
+    Results,
     Settings,
     StopRule,
     Study,
@@ -123,6 +126,7 @@ def study(
             " means.",
         ),
     ] = False,
+    all_: AllFlag = False,
     allow_code: AllowFlag = False,
 ) -> int:
     """Put explanations on trial and write a report."""
@@ -144,7 +148,7 @@ def study(
         raise StudyError("no run folder", "--out DIR", "name a new folder for the results")
     how: dict[str, Any] = {"workers": workers, "threads": threads, "dask": dask}
     how |= {"keep_going": keep_going, "until_decided": until}
-    return run_study(chosen, Path(folder), allow_code=allow_code, how=how)
+    return run_study(chosen, Path(folder), allow_code=allow_code, everything=all_, how=how)
 
 
 def recommend(
@@ -159,6 +163,7 @@ def recommend(
         ),
     ],
     allow_code: AllowFlag = False,
+    json: JsonFlag = False,
 ) -> int:
     """Recommend a method and a layer for a network and its data."""
     settings = {
@@ -177,7 +182,22 @@ def recommend(
     stages = [alias for alias in aliases if alias.startswith("encoder")]
     blocks = [alias for alias in aliases if alias.startswith("decoder")]
     chosen = Study.of(**settings, layers=(*stages[-1:], *blocks))
-    return run_study(chosen, out_, allow_code=allow_code, brief=True, network=loaded)
+    out.quiet = json  # the document alone is printed
+    code = run_study(chosen, out_, allow_code=allow_code, again=True, network=loaded)
+    out.quiet = False
+    if json:
+        results = Results.load(out_)
+        tables = study_tables(results.analysis)
+        print_json(
+            {
+                "verdict": results.analysis.verdict,
+                "ranking": to_json(tables["ranking"]) if "ranking" in tables else None,
+                "tiles": results.manifest["tiles"],
+                "command": results.manifest["command"],
+                "report": out_ / "report.html",
+            }
+        )
+    return code
 
 
 def fills(*, given: FillsOptions = None, allow_code: AllowFlag = False) -> int:
@@ -205,6 +225,7 @@ def demo(
         "demo"
     ),
     tiles: Annotated[int, Parameter(help="Number of tiles to generate.")] = DEMO_TILES,
+    all_: AllFlag = False,
 ) -> int:
     """Run a whole study without any file of yours."""
     folder = out_ / "tiles"
@@ -214,4 +235,4 @@ def demo(
         write_scenes(fresh, tiles, DEMO_SEED, DEMO_SIZE)
         fresh.rename(folder)
     chosen = Study.of(model=demo_model_spec(), data=str(folder), **{"class": "building"})
-    return run_study(chosen, out_ / "run")
+    return run_study(chosen, out_ / "run", everything=all_)
