@@ -24,7 +24,7 @@ from segproof.evidence.tier_c_marker import check_steps, reliance, table as reli
 from segproof.explain import METHODS, MethodFunction
 from segproof.measures import CutFunction, MapMeasure, Measure
 from segproof.perturb import CONTROL_PREFIX
-from segproof.report import figures as plot
+from segproof.report import evidence_maps, evidence_measures, evidence_methods, png
 from segproof.study import MAP_MEASURES, write_atomic
 
 __all__ = [
@@ -272,13 +272,13 @@ def _write(folder: Path, found: Evidence, fills: Sequence[str], about: dict[str,
     if not found.maps.empty:
         write_atomic(folder / "maps.parquet", lambda stream: _parquet(found.maps, stream))
         _save(folder / "cards.json", cards_json(found.measures, about).encode())
-        _save(folder / "measures.png", plot.png(plot.evidence_measures(found.measures)))
+        _save(folder / "measures.png", png(evidence_measures(found.measures)))
         cut = [name for name in evidence.CUT_MEASURES if name in set(found.maps["measure"])]
         if cut:
-            figure = plot.evidence_maps(found.maps, cut, fills[-1])
-            _save(folder / "maps.png", plot.png(figure))
+            figure = evidence_maps(found.maps, cut, fills[-1])
+            _save(folder / "maps.png", png(figure))
     for tier in about["tiers"] if not found.methods.empty else ():
-        _save(folder / f"methods-{tier}.png", plot.png(plot.evidence_methods(found.methods, tier)))
+        _save(folder / f"methods-{tier}.png", png(evidence_methods(found.methods, tier)))
 
 
 def _parquet(frame: pd.DataFrame, stream: BinaryIO) -> None:
