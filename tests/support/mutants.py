@@ -475,8 +475,8 @@ MUTANTS: list[Mutant] = [
             "a picture's gradients do not depend on the batch",
         ),
         (
-            "yield found\n    finally:\n        for handle in handles:",
-            "yield found\n    finally:\n        for handle in handles[1:]:",
+            "yield results\n    finally:\n        for handle in handles:",
+            "yield results\n    finally:\n        for handle in handles[1:]:",
             "hooks are removed",
         ),
         (
@@ -766,8 +766,8 @@ MUTANTS: list[Mutant] = [
     *_of(
         "explain/target",
         (
-            'if self.kind == "fp":\n            return prediction & ~known',
-            'if self.kind == "fp":\n            return known & ~prediction',
+            'if self.kind == "fp":\n            return prediction & ~labelled',
+            'if self.kind == "fp":\n            return labelled & ~prediction',
             "false alarms are predicted",
         ),
         ("structure=np.ones((3, 3))", "structure=None", "corners join objects"),
@@ -778,11 +778,11 @@ MUTANTS: list[Mutant] = [
             "a ring lies on both sides",
         ),
         (
-            "found[:, top:bottom, left:right] = True",
-            "found[:, left:right, top:bottom] = True",
+            "drawn[:, top:bottom, left:right] = True",
+            "drawn[:, left:right, top:bottom] = True",
             "X goes right, Y down",
         ),
-        ("found[:, y, x] = True", "found[:, y - 1, x] = True", "points are where they are said"),
+        ("drawn[:, y, x] = True", "found[:, y - 1, x] = True", "points are where they are said"),
         (
             "return logits[:, index] - logits[:, self.rival]",
             "return logits[:, self.rival] - logits[:, index]",
@@ -790,8 +790,8 @@ MUTANTS: list[Mutant] = [
         ),
         ("return found & valid", "return found", "boxes and points hold valid pixels only"),
         (
-            "known = prediction if truth is None else truth & valid",
-            "known = prediction if truth is None else truth",
+            "labelled = prediction if truth is None else truth & valid",
+            "labelled = prediction if truth is None else truth",
             "the truth counts where pixels are valid",
         ),
     ),
