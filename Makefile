@@ -25,7 +25,7 @@ mutants: $(VENV)/.test
 # every asked number of speed and memory, then the page; on a quiet machine, about an hour
 bench: $(VENV)/.test
 	for name in heatmaps floor scale memory rankings study; do $(BIN)/python benchmarks/$$name.py || exit; done
-	$(BIN)/python docs/benchmarks.py
+	$(BIN)/python docs/_make/benchmarks.py
 
 # ratios now beside the committed ones
 bench-check: $(VENV)/.test

@@ -35,8 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def page() -> ModuleType:
-    """docs/benchmarks.py."""
-    place = ROOT / "docs" / "benchmarks.py"
+    """docs/_make/benchmarks.py."""
+    place = ROOT / "docs" / "_make" / "benchmarks.py"
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(place.parent))
         found = importlib.util.spec_from_file_location("benchmarks_page", place)
@@ -145,8 +145,8 @@ def test_the_page_shows_every_claim_measured_or_not(page: ModuleType, tmp_path: 
 
 
 def test_the_page_is_that_of_the_committed_figures(page: ModuleType) -> None:
-    """Renew docs/benchmarks.md with `python docs/benchmarks.py`."""
-    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    """Renew docs/evidence/benchmarks.md with `python docs/_make/benchmarks.py`."""
+    text = (ROOT / "docs" / "evidence" / "benchmarks.md").read_text(encoding="utf-8")
     for name, made in page.tables(page.committed()).items():
         assert f"<!-- {name} -->\n{made}\n<!-- end -->" in text
 

@@ -10,7 +10,7 @@ import torch
 
 from segproof.testing.checks import PROPERTIES
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "extending.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "guide" / "extending.md"
 
 
 def test_the_page_runs() -> None:

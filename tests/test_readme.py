@@ -1,7 +1,8 @@
-"""What the README shows must run: its Python lines as they stand, its commands with real names."""
+"""What README and guide show must run: Python as it stands, commands with real names."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -15,17 +16,20 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torchvision
-from safetensors.torch import save_file
 
 from families import MmSegmentor, MonaiUnet, NnUnet, TerraTorch, of_hf
 from segproof import SegmentationModel, Study
 from segproof.cli import app as cli
+from segproof.cli.options import from_file
 from segproof.data.scenes import write_scenes
 from segproof.models.loaders.load import demo_model_spec, load_model
+from test_structure import ORDER
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDE = ROOT / "docs" / "guide"
+PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+WITH_COMMANDS = ("first-report.md", "one-picture.md")
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -48,36 +52,7 @@ def test_python_lines_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.startswith("ok torch.Size([96, 96]) tensor(922)")
 
 
-@pytest.mark.parametrize("place", [1, 2, 3, 4], ids=["hf", "torchvision", "lightning", "own"])
-def test_networks_of_other_kinds_run(folder: Path, place: int) -> None:
-    code = blocks("python")[place]
-    torch.manual_seed(0)
-    if "SEGFORMER" in code:
-        hf: Any = pytest.importorskip("transformers", reason="the extra hf is not installed")
-        labels = {
-            "id2label": {0: "ground", 1: "building"},
-            "label2id": {"ground": 0, "building": 1},
-        }
-        small = {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "decoder_hidden_size": 16}
-        config = hf.SegformerConfig(**small, num_attention_heads=[1, 1, 2, 2], **labels)
-        hf.SegformerForSemanticSegmentation(config).save_pretrained("SEGFORMER")
-    if "DEEPLAB" in code:
-        net = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
-            weights=None, weights_backbone=None, num_classes=2
-        )
-        save_file(net.state_dict(), "DEEPLAB.safetensors")
-    if "TASK.ckpt" in code:
-        unet = smp.Unet("resnet18", encoder_weights=None, classes=2)
-        state = {f"model.{name}": value for name, value in unet.state_dict().items()}
-        task = {"model": "unet", "backbone": "resnet18", "num_classes": 2, "task": "multiclass"}
-        torch.save({"state_dict": state, "hyper_parameters": task}, "TASK.ckpt")
-    found: dict[str, Any] = {}
-    exec(compile(code, "README.md", "exec"), found)  # noqa: S102 - our own page
-    assert found["made"].heatmap().shape == (96, 96)
-    assert found["made"].status in ("ok", "all_zero", "no_target")
-
-
-NETWORKS = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+NETWORKS = (GUIDE / "your-network.md").read_text(encoding="utf-8")
 HOW_TOS = re.findall(r"## (.+?)\n(?:(?!\n## ).)*?```python\n(.*?)```", NETWORKS, flags=re.DOTALL)
 # the modules that these how-tos import and that are not installed here, with what they build
 ABSENT: dict[str, dict[str, Any]] = {
@@ -93,7 +68,7 @@ ABSENT: dict[str, dict[str, Any]] = {
 
 
 def test_every_network_has_its_how_to() -> None:
-    assert len(HOW_TOS) == NETWORKS.count("```python") == 13
+    assert len(HOW_TOS) == NETWORKS.count("```python") == 14
 
 
 @pytest.mark.parametrize("title", [title for title, _ in HOW_TOS])
@@ -129,14 +104,16 @@ def test_how_tos_run(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     known = inspect.signature(SegmentationModel).parameters
     if "extra" not in known and any(word in code for word in ("HALF", "size=", "extra=")):
         pytest.skip("the contract of this version takes no such network")
-    found: dict[str, Any] = {}
-    exec(compile(code, title, "exec"), found)  # noqa: S102 - our own page
-    assert found["made"].heatmap().shape == (96, 96)
-    assert found["made"].status in ("ok", "all_zero", "no_target")
+    names: dict[str, Any] = {}
+    exec(compile(code, title, "exec"), names)  # noqa: S102 - our own page
+    assert names["explanation"].heatmap().shape == (96, 96)
+    assert names["explanation"].status in ("ok", "all_zero", "no_target")
 
 
 def test_commands_run(folder: Path) -> None:
-    for line in "".join(blocks("bash")).strip().splitlines():
+    pages = [README, *((GUIDE / name).read_text(encoding="utf-8") for name in WITH_COMMANDS)]
+    lines = "".join(block for page in pages for block in blocks("bash", page)).splitlines()
+    for line in dict.fromkeys(re.sub(" +", " ", line) for line in lines):  # each command once
         program, *arguments = shlex.split(line)
         assert program == "segproof"
         if arguments[0] == "study":
@@ -150,21 +127,23 @@ def test_commands_run(folder: Path) -> None:
 
 
 def test_the_page_on_data_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    [code] = blocks("python", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"))
+    [code] = blocks(
+        "python", (ROOT / "docs" / "guide" / "your-data.md").read_text(encoding="utf-8")
+    )
     exec(compile(code, "data.md", "exec"), {})  # noqa: S102 - our own page
     assert capsys.readouterr().out.startswith("1 Images are image")
 
 
 def test_objects_one_by_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    [code] = [block for block in blocks("python") if "explain_objects" in block]
-    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
+    [code] = blocks("python", (GUIDE / "one-picture.md").read_text(encoding="utf-8"))
+    exec(compile(code, "one-picture.md", "exec"), {})  # noqa: S102 - our own page
     first = capsys.readouterr().out.splitlines()[0].split()
     assert first[0] == "object:1"
     assert int(first[1]) >= 64
 
 
 def test_the_settings_file_is_one_that_loads() -> None:
-    [text] = blocks("json")
+    [text] = blocks("json", NETWORKS)
     assert set(json.loads(text)) <= {"classes", "activation", "mean", "std", "bands", "input"}
     assert load_model(demo_model_spec(), **json.loads(text)).classes == ("background", "building")
 
@@ -176,8 +155,46 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), target
 
 
+def test_the_architecture_names_files_that_are_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`(\w+/[\w/]+\.(?:py|css))`", text)
+    assert len(paths) > 10
+    for path in paths:
+        assert (ROOT / "src" / "segproof" / path).is_file() or (ROOT / path).is_file(), path
+
+
+def test_the_architecture_shows_the_folders_in_their_order() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert re.findall(r"^  (\w+)  +\w", text, re.M) == ORDER[::-1]
+
+
+def test_every_section_of_a_report_is_explained() -> None:
+    page = (GUIDE / "reading-a-report.md").read_text(encoding="utf-8").lower()
+    titles = section_titles()
+    assert len(titles) >= 13
+    assert [title for title in titles if title.lower() not in page] == []
+
+
+def section_titles() -> list[str]:
+    """The titles that the modules of the report give their sections."""
+    titles = []
+    for path in sorted((ROOT / "src" / "segproof" / "report").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                names = [arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)]
+                if node.func.id == "Section" and len(names) == 2 and names[0]:
+                    titles.append(str(names[1]))
+    return titles
+
+
+def test_every_command_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    commands = {name for name in cli.app if not name.startswith("-")}
+    assert set(re.findall(r"\| `segproof (\w+)` \|", page)) == commands
+
+
 def test_the_study_file_is_one_that_loads() -> None:
-    settings = cli._from_file(ROOT / "studies" / "roofs.toml")
+    settings = from_file(ROOT / "studies" / "roofs.toml")
     study = Study.of(model="smp:DIR", data="TILES", **settings)
     assert len(study.methods) == 5
     assert "random" in study.controls

@@ -31,20 +31,7 @@ ORDER = [
 ]
 # Names that are read past a folder's face: importing file -> module. It only ever gets shorter.
 PAST_THE_FACE: dict[str, set[str]] = {
-    "cli/app.py": {
-        "segproof.analysis.tables",
-        "segproof.evidence.of_measures",
-        "segproof.evidence.run",
-        "segproof.report.figures",
-        "segproof.report.page",
-        "segproof.study.integrity",
-    },
-    "evidence/run.py": {"segproof.report.figures"},
-    "report/page.py": {"segproof.analysis.tables"},
-    "report/terminal.py": {"segproof.analysis.tables"},
-    "study/early_stop.py": {"segproof.analysis.tables"},
-    "study/fill_check.py": {"segproof.analysis.tables"},
-    "study/results.py": {"segproof.analysis.tables"},
+    "cli/evidence.py": {"segproof.evidence.run"},
 }
 PACKAGE = Path(segproof.__file__).parent
 

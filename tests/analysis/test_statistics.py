@@ -445,7 +445,7 @@ def test_interval_covers_also_skewed_values(draw: Any, mean: Any, n: Any) -> Non
 
 @pytest.mark.slow
 def test_interval_is_too_narrow_for_few_very_skewed_values() -> None:
-    """The limit that docs/measures.md states: skewness 2 needs more than 20 images."""
+    """The limit that docs/reference/measures.md states: skewness 2 needs more than 20 images."""
     assert 0.89 <= coverage(far_skewed, 1.0, SIMULATIONS, 10, seed=110) < 0.93
     assert 0.93 <= coverage(far_skewed, 1.0, SIMULATIONS, 100, seed=110) <= 0.97
 

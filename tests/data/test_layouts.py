@@ -37,7 +37,7 @@ def test_layouts_of_public_data_sets(tmp_path: Path, layout: Layout) -> None:
 def test_at_most_two_layouts_need_an_option() -> None:
     assert len(LAYOUTS) >= 25
     assert [layout.name for layout in LAYOUTS if layout.images] == ["Pascal VOC", "Cityscapes"]
-    page = Path(__file__).parents[2] / "docs" / "data.md"
+    page = Path(__file__).parents[2] / "docs" / "guide" / "your-data.md"
     assert table() in page.read_text(encoding="utf-8")
 
 

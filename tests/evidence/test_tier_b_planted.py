@@ -317,9 +317,9 @@ def test_known_pictures_and_their_masks(cue: str) -> None:
 
 
 def test_the_lines_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
-    page = Path(__file__).resolve().parents[2] / "docs" / "evidence.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "evidence" / "known-truth.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    [code] = [block for block in blocks if "segproof.evidence.tier_b_planted" in block]
+    [code] = [block for block in blocks if "segproof.evidence import planted" in block]
     exec(compile(code, page.name, "exec"), {})  # noqa: S102 - our own page
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["shadow-unet"] * 2 + ["shadow-unet-twin"] * 2

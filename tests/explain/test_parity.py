@@ -112,7 +112,7 @@ def test_the_comparison_would_notice() -> None:
 
 # --- the page -----------------------------------------------------------------------------------
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity", DOCS / "parity.py")
+    spec = importlib.util.spec_from_file_location("parity", DOCS / "_make" / "parity.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -126,10 +126,10 @@ def without_figures(page: str) -> str:
 
 
 def test_the_page_is_this_table() -> None:
-    """Renew docs/parity.md with `python docs/parity.py`."""
+    """Renew docs/evidence/parity.md with `python docs/_make/parity.py`."""
     made = script().page({cell: 0.5 if cell.note else 1e-7 for cell in CELLS})
     assert made.count("\n## ") == len(NETWORKS) + 1  # and the measures
-    written = (DOCS / "parity.md").read_text(encoding="utf-8")
+    written = (DOCS / "evidence" / "parity.md").read_text(encoding="utf-8")
     assert without_figures(written) == without_figures(made)
     figures = [float(found) for found in re.findall(r"\| (\d\.\de[+-]\d\d)", written)]
     assert len(figures) > len(METHODS)

@@ -239,7 +239,7 @@ def test_explain_says_the_distance_on_the_first_of_several_pictures(
     assert first["exact"]["decoder:5"]["exact"] > 4
     assert "exact" not in second
     assert main([*words, *pictures, "--score-channels", "3", "--out", str(tmp_path / "no")]) == 2
-    assert "--score-channels with method grad_cam" in capsys.readouterr().err
+    assert "--score-channels with methods grad_cam" in capsys.readouterr().err
     assert main([*short[:-1], "0", *pictures[:1], "--out", str(tmp_path / "none")]) == 2
     assert "found 0 channels; expected 1 or more" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

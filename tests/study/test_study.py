@@ -37,7 +37,7 @@ from segproof import (
     load_model,
     probabilities,
 )
-from segproof.analysis import tables
+from segproof.analysis import Analysis, headline
 from segproof.data.scenes import write_scenes
 from segproof.errors import ModelError
 from segproof.explain.api import clean_of, explain_all
@@ -47,14 +47,14 @@ from segproof.explain.methods import METHODS
 from segproof.explain.target import Region
 from segproof.measures import MAP_MEASURES
 from segproof.measures.case import HeatmapCase
-from segproof.measures.pictures import BOUNDARY
+from segproof.measures.records import BOUNDARY
 from segproof.models.loaders.load import demo_model_spec, save_model
 from segproof.perturb.fills import make_fill
 from segproof.perturb.records import FILLS, FillFunction
 from segproof.perturb.regions import dilate, rough_noise, roughen
 from segproof.perturb.seeding import seeded
 from segproof.report import page as report
-from segproof.report.terminal import print_tables
+from segproof.report.terminal import print_analysis
 from segproof.study import fill_check as probe
 from segproof.study.fill_check import (
     OUTLINES,
@@ -433,7 +433,7 @@ def test_soft_masks_references_and_boundaries_are_the_literal_formulas(
     # nothing but M3 is read against another region, the study's own stays the headline
     other = rows[rows["reference"] == "prediction"]
     assert set(other["strategy"]) == {"highlighted_and_target", "target_only"}
-    assert tables.headline(rows).reference == "truth"
+    assert headline(rows).reference == "truth"
     soft = set(rows.loc[rows["binarisation"] == "soft", "method"])
     assert soft == {
         *("grad_cam", "eigen_cam", "control:random", "control:p_c", "control:edges"),
@@ -444,7 +444,7 @@ def test_soft_masks_references_and_boundaries_are_the_literal_formulas(
 def test_gain_and_tables_know_both_references(wide_run: tuple[Study, Results]) -> None:
     _, results = wide_run
     rows = results.rows
-    gain = tables.m3_gain(rows)
+    gain = Analysis(rows).m3_gain
     assert set(gain["reference"]) == {"truth", "prediction"}
     alone_rows = rows[rows["method"] == "control:target_only"]
     certainty = {
@@ -463,17 +463,17 @@ def test_gain_and_tables_know_both_references(wide_run: tuple[Study, Results]) -
             for row in part.itertuples()
         ]
         assert line.mean == pytest.approx(float(np.mean(gains)), abs=1e-9)
-    made = tables.make(rows)
+    made = Analysis(rows)
     assert made.sweep["boundary_f"].notna().any()
     out = Console(record=True, width=160, file=io.StringIO())
-    print_tables(out, made)
+    print_analysis(out, made, everything=True)
     said = out.export_text()
     third: Any = made.best[(made.best["measure"] == "M3") & (made.best["binarisation"] == "area")]
-    third = third[third["fill"] == made.at.fill].set_index("reference")["mean"]
+    third = third[third["fill"] == made.headline.fill].set_index("reference")["mean"]
     assert f"{third['truth']:.3f}" != f"{third['prediction']:.3f}"
     assert f" {third['truth']:.3f}" in said
     assert f" {third['prediction']:.3f}" not in said
-    page = report.render(rows, results.tiles, results.manifest, made=made)
+    page = report.render(rows, results.tiles, results.manifest, analysis=made)
     assert "Boundary F" in page
     assert "prediction" in page
 
@@ -605,7 +605,7 @@ def test_runs_without_the_columns_that_came_later_load(strict: Results, tmp_path
     old = Results.load(tmp_path / "old")
     pd.testing.assert_frame_equal(old.rows, strict.rows)
     old.export(old.manifest)
-    assert tables.make(old.rows).verdict == tables.make(strict.rows).verdict
+    assert Analysis(old.rows).verdict == Analysis(strict.rows).verdict
 
 
 def test_masses_and_otsu_are_further_rows(tiles: Path, tmp_path: Path) -> None:
@@ -687,7 +687,7 @@ def test_measures_of_whole_heatmaps_are_scores(
     assert counted["random_class"] == "a control has no method (1)"
     exported = pd.read_csv(tmp_path / "run" / "scores.csv")
     assert len(exported) == len(scores)
-    page = report.render(results.rows, results.tiles, results.manifest, judged=judged)
+    page = report.render(results.rows, results.tiles, results.manifest, scores=judged)
     assert "deletion (lower is better)" in page
     assert "a control has no method (1)" in page
     # what they cost is counted too

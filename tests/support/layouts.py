@@ -1,6 +1,7 @@
 """Layouts of public data sets as their documentation describes them, as lists of file names.
 
-`PYTHONPATH=src:tests python tests/support/layouts.py` prints the table of docs/data.md.
+`PYTHONPATH=src:tests/support python tests/support/layouts.py` prints the table of
+docs/guide/your-data.md.
 """
 
 from __future__ import annotations

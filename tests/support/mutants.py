@@ -50,9 +50,11 @@ TESTS = {
     "perturb/fills": ["perturb/test_fills"],
     "perturb/regions": ["perturb/test_fills"],
     "measures/pictures": ["measures/test_pictures"],
+    "measures/records": ["measures/test_records"],
     "evidence/tier_b_planted": ["evidence/test_tier_b_planted"],
     "evidence/tier_c_marker": ["evidence/test_tier_c_marker"],
-    "analysis/tables": ["analysis/test_tables"],
+    "analysis/basis": ["analysis/test_basis", "analysis/test_verdict"],
+    "analysis/names": ["analysis/test_basis", "analysis/test_verdict"],
     "study/pictures": ["study/test_plan"],
     "study/early_stop": ["study/test_early_stop"],
 }
@@ -673,6 +675,14 @@ MUTANTS: list[Mutant] = [
         ("flat, -math.inf)", "flat, math.inf)", "invalid pixels come last"),
     ),
     *_of(
+        "measures/records",
+        (
+            'lambda shown: shown.m2["confidence"] - shown.m1["confidence"]',
+            'lambda shown: shown.m2["confidence"] + shown.m1["confidence"]',
+            "the contrast wants M1 low",
+        ),
+    ),
+    *_of(
         "measures/pictures",
         (
             "part[:, self.bound.class_index].mean(dim=1)",
@@ -950,11 +960,6 @@ MUTANTS: list[Mutant] = [
             "return float((precision * (sorted_worth > 0)).sum() / (worth > 0).sum())",
             "a small cue that decides half counts half",
         ),
-        (
-            'lambda s: s.m2["confidence"] - s.m1["confidence"]',
-            'lambda s: s.m2["confidence"] + s.m1["confidence"]',
-            "the contrast wants M1 low",
-        ),
         ("~(region & ~target),", "~region,", "outside drop leaves R as it is"),
         (
             "values = np.where(np.isfinite(values), -values if lower else values, np.nan)",
@@ -991,10 +996,10 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *_of(
-        "analysis/tables",
+        "analysis/basis",
         (
-            "return _Cells(shown.keys, shown.matrix - values[:, order], samples), higher",
-            "return _Cells(shown.keys, shown.matrix + values[:, order], samples), higher",
+            "return Cells(shown.keys, shown.matrix - values[:, order], samples), higher",
+            "return Cells(shown.keys, shown.matrix + values[:, order], samples), higher",
             "the contrast is M2 less M1",
         ),
         (
@@ -1003,14 +1008,17 @@ MUTANTS: list[Mutant] = [
             "the contrast takes M1 of the same cut",
         ),
         (
-            'return "highlighted_only", JOINED, True',
-            'return "highlighted_only", JOINED, False',
-            "a higher contrast is better",
-        ),
-        (
             'return JOINED if kept.any() else "iou_drop"',
             'return "iou_drop"',
             "strict goes by the contrast",
+        ),
+    ),
+    *_of(
+        "analysis/names",
+        (
+            'return "highlighted_only", JOINED, True',
+            'return "highlighted_only", JOINED, False',
+            "a higher contrast is better",
         ),
         (
             'REMOVING = ("M1", "iou_drop", JOINED)',

@@ -1,6 +1,6 @@
 """Our maps beside those of other tools: networks, layers, and one table of what is compared.
 
-`test_parity.py` asserts the table, `docs/parity.py` writes it. With grad-cam and
+`test_parity.py` asserts the table, `docs/_make/parity.py` writes it. With grad-cam and
 attribution-quality the preset is `paper`, whose target (the sum of p_c * m with m = p_c * G held
 fixed) and guards are theirs; with captum and torchcam it is `strict` (the mean of z_c over G),
 except for Score-CAM.

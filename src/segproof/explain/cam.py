@@ -1,7 +1,7 @@
 """Computes class activation maps from a layer's activations and gradients.
 
 D = dY/dA of the layer, A its activations [N, K, h, w]; ReLU, resizing and normalisation come later
-(`explain`), so that raw maps can be kept. Formulas: docs/measures.md, section "Heatmaps".
+(`explain`), so that raw maps can be kept. Formulas: docs/reference/measures.md, section "Heatmaps".
 """
 
 from __future__ import annotations

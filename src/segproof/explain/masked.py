@@ -1,7 +1,8 @@
 """Computes maps by showing the network the picture, or a layer, with parts left out.
 
 Masks of channels (Score-CAM), channels set to zero (Ablation-CAM, Kernel-Weighted), random masks
-(RISE) and windows (occlusion). No gradients take part. Formulas: docs/measures.md, "Heatmaps".
+(RISE) and windows (occlusion). No gradients take part. Formulas: docs/reference/measures.md,
+"Heatmaps".
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ PATIENCE: Final = 0.5  # s that a writer waits: `status` holds the lock for a mo
 PAUSE: Final = 0.05  # s between two attempts
 
 
-def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file whole or not at all: temporary file, fsync, replace, fsync of the folder."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from segproof.analysis import tables
+from segproof.analysis import VALID_DROP
 from segproof.data import SampleSource
 from segproof.errors import DataError, ModelError
 from segproof.explain import Capture, clean_of
@@ -126,7 +126,7 @@ def _confidences(model: SegmentationModel, seen: Capture, images: Sequence[Tenso
 def _passing(drops: Mapping[str, Mapping[str, float]], *, natural: bool = False) -> list[str]:
     """The valid ones of the fills that are quick (and natural), least artificial first."""
     quick = [name for name in _quick() if not natural or FILLS[name].natural]
-    return [name for name in quick if drops[name]["mean_drop"] >= tables.VALID_DROP]
+    return [name for name in quick if drops[name]["mean_drop"] >= VALID_DROP]
 
 
 def _quick() -> list[str]:

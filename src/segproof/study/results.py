@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segproof.analysis import tables
+from segproof.analysis import KEYS, Analysis, heatmap_scores
 from segproof.choices import Preset
 from segproof.errors import StudyError, UnknownNameError
 from segproof.study.files import write_atomic
@@ -75,6 +75,11 @@ class Results:
         return pd.concat(parts, ignore_index=True)
 
     @cached_property
+    def analysis(self) -> Analysis:
+        """Every table of this run, and its verdict."""
+        return Analysis(self.rows, self.preset)
+
+    @cached_property
     def scores(self) -> pd.DataFrame:
         """Measures of whole heatmaps: one row per sample, method, layer and measure, with `value`
         or the `reason` why it has none. Empty where the study asked for none.
@@ -107,33 +112,33 @@ class Results:
         if column not in numbers:
             raise UnknownNameError.of("column", column, numbers)
         ok = self.rows[self.rows["status"] == "ok"]
-        grouped = ok.groupby(tables.KEYS, sort=False, dropna=False)
+        grouped = ok.groupby(KEYS, sort=False, dropna=False)
         summary = grouped[column].agg(["mean", "count"])
         return summary.rename(columns={"count": "n"}).reset_index()
 
     def sweep(self) -> pd.DataFrame:
-        """Task 1: every measure along thresholds and areas; see `tables.sweep`."""
-        return tables.sweep(self.rows, self.preset)
+        """Task 1: every measure along thresholds and areas; see `analysis.tables.sweep`."""
+        return self.analysis.sweep
 
     def best(self) -> pd.DataFrame:
-        """Task 1: the best method at each level; see `tables.best`."""
-        return tables.best(self.rows, self.preset)
+        """Task 1: the best method at each level; see `analysis.tables.best`."""
+        return self.analysis.best
 
     def faithfulness(self) -> pd.DataFrame:
-        """Task 2: methods ranked by the drop in IoU; see `tables.faithfulness`."""
-        return tables.faithfulness(self.rows, self.preset)
+        """Task 2: methods ranked by the drop in IoU; see `analysis.tables.faithfulness`."""
+        return self.analysis.faithfulness
 
     def layers(self) -> pd.DataFrame:
-        """Task 3: paired differences between layers; see `tables.layers`."""
-        return tables.layers(self.rows, self.preset)
+        """Task 3: paired differences between layers; see `analysis.tables.layers`."""
+        return self.analysis.layers
 
     def judged(self) -> pd.DataFrame:
-        """Measures of whole heatmaps, averaged over tiles; see `tables.judged`."""
-        return tables.judged(self.scores)
+        """Measures of whole heatmaps, averaged over tiles; see `heatmap_scores`."""
+        return heatmap_scores(self.scores)
 
     def validity(self) -> pd.DataFrame:
-        """Which fills this network is not fooled by; see `tables.validity`."""
-        return tables.validity(self.rows)
+        """Which fills this network is not fooled by; see `Analysis.validity`."""
+        return Analysis(self.rows).validity  # needs no manifest
 
     def export(self, manifest: Mapping[str, Any]) -> None:
         """Write results.parquet, results.csv (scores.csv too, where there are any) and

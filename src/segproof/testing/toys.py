@@ -1,6 +1,6 @@
 """Small seeded networks and pictures to try code on, and the state that a call may not change.
 
-`segproof.testing.checks` checks with them; docs/extending.md shows how.
+`segproof.testing.checks` checks with them; docs/guide/extending.md shows how.
 """
 
 from __future__ import annotations
