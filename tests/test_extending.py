@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from segproof.testing.checks import PROPERTIES
+from segproof.testing import PROPERTIES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "guide" / "extending.md"
 

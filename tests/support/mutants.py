@@ -43,7 +43,9 @@ TESTS = {
     "models/inputs": ["models/test_inputs"],
     "explain/forward_pass": ["explain/test_capture"],
     "explain/api": ["explain/test_api", "explain/test_regions", "explain/test_cam"],
+    "evidence/credit": ["evidence/test_of_measures"],
     "evidence/of_measures": ["evidence/test_of_measures"],
+    "evidence/of_methods": ["evidence/test_of_measures"],
     "evidence/tier_a_constructed": ["evidence/test_tier_a_constructed"],
     "perturb/fills": ["perturb/test_fills"],
     "perturb/regions": ["perturb/test_fills"],
@@ -921,7 +923,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *_of(
-        "evidence/of_measures",
+        "evidence/credit",
         (
             "gain = values[subset | 1 << place] - values[subset]",
             "gain = values[subset | 1 << place]",
@@ -942,6 +944,9 @@ MUTANTS: list[Mutant] = [
             "return float((precision * (sorted_worth > 0)).sum() / (worth > 0).sum())",
             "a small cue that decides half counts half",
         ),
+    ),
+    *_of(
+        "evidence/of_measures",
         (
             'lambda s: s.m2["confidence"] - s.m1["confidence"]',
             'lambda s: s.m2["confidence"] + s.m1["confidence"]',
@@ -958,6 +963,9 @@ MUTANTS: list[Mutant] = [
             "lowest = np.nanmax(scaled) + 1 if",
             "no number stands last",
         ),
+    ),
+    *_of(
+        "evidence/of_methods",
         (
             "recall = float((top & cue).sum() / cue.sum())",
             "recall = float((top & cue).sum() / top.sum())",
@@ -1072,7 +1080,7 @@ def preload() -> None:
     """Import once what the tests need beside the package: a fork then starts in no time."""
     for name in (
         "segproof",
-        "segproof.testing.checks",
+        "segproof.testing.methods",
         "hypothesis.extra.numpy",
         "sklearn.metrics",
     ):

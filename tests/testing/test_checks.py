@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
+import segproof.testing as testing
 from segproof.errors import ModelError, SegproofError, UnknownNameError
 from segproof.explain.cam import METHODS, RawMap, grad_cam, score_cam
 from segproof.explain.forward_pass import Capture
@@ -25,8 +26,7 @@ from segproof.measures.pictures import MEASURES
 from segproof.models.contract import SegmentationModel
 from segproof.models.loaders.load import demo_model_spec, load_model
 from segproof.perturb.fills import FILLS
-from segproof.testing import checks as testing
-from segproof.testing.checks import (
+from segproof.testing import (
     LIMITS,
     PROPERTIES,
     Check,

@@ -613,7 +613,8 @@ def renew(
         report = None if progress is None else partial(progress, name)
         model = fit(name, seed=seed, progress=report)
         record: dict[str, Any] = {
-            "command": f"python -m segproof.planted --out DIR --names {name} --seed {seed}",
+            "command": "python -m segproof.evidence.tier_b_planted --out DIR"
+            f" --names {name} --seed {seed}",
             "cue": cue,
             "network": kind,
             "twin": twin,
