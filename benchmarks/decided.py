@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from segproof import Results, StopRule
-from segproof.analysis import tables
+from segproof.analysis import Analysis
 from segproof.study.early_stop import ASKED, EarlyStop, shuffled
 
 MARGINS = (0.02, 0.05, 0.1)
@@ -34,7 +34,7 @@ def main() -> None:
     nothing = run.rows.iloc[:0]
     rows = [parts.get(name, nothing) for name in run.tiles["sample"]]
     forwards = run.tiles["forwards"].to_numpy()
-    means = tables.combinations_ranked(run.rows, run.preset).set_index(["layer", "method"])["mean"]
+    means = Analysis(run.rows, run.preset).ranking.set_index(["layer", "method"])["mean"]
     print(f"{len(rows)} tiles, {forwards.sum()} forwards, {len(means)} candidates")
     for asked in ASKED:
         for margin in MARGINS:

@@ -10,10 +10,12 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from segproof.study.results import COLUMNS, Results, RunStore, TileResult
+from segproof.study.results import Results
+from segproof.study.store import COLUMNS, Row, RunStore, TileResult
 
 TILES, ROWS = 60, 2500
 
@@ -22,10 +24,12 @@ def main() -> None:
     """Measure and print."""
     draw = np.random.default_rng(0)
 
-    def row(sample: str) -> tuple[object, ...]:
+    def row(sample: str) -> Row:
         values = {"TEXT": "highlighted_and_target", "INTEGER": 0}
-        made = {name: values.get(kind, float(draw.random())) for name, kind in COLUMNS.items()}
-        return tuple((made | {"sample": sample}).values())
+        cells: dict[str, Any] = {
+            name: values.get(kind, float(draw.random())) for name, kind in COLUMNS.items()
+        }
+        return Row(**(cells | {"sample": sample}))
 
     spent: list[float] = []
     with tempfile.TemporaryDirectory() as name:

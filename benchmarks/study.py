@@ -12,13 +12,11 @@ with the shared network.
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from bench import Contestant, Figure, Spread, as_it_comes, contest, options, parsed, ratios, report
 from claims import NETWORKS
 from gradcam import Key, best_batch, disagreement, peer_study
 from segproof.models.precision import keep_blocks
-from segproof.study.results import COLUMNS
 from segproof.study.tile import study_tile
 from subjects import THRESHOLDS, Planned, Subject, planned, subjects
 
@@ -94,10 +92,9 @@ def confidences(subject: Subject, made: Planned) -> dict[Key, float]:
     """Ours, of the pictures of the first tile, under the keys of `peer_study`."""
     found: dict[Key, float] = {}
     for row in study_tile(made.plan, subject.model, subject.tiles, 0).rows:
-        line: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
-        if line["binarisation"] and line["status"] == "ok":
-            key = (line["layer"], line["method"], f"{line['level']:g}", line["strategy"])
-            found[key] = line["confidence"]
+        if row.binarisation and row.status == "ok" and row.confidence is not None:
+            key = (row.layer, row.method, f"{row.level:g}", row.strategy)
+            found[key] = row.confidence
     return found
 
 

@@ -18,8 +18,9 @@ from segproof import FolderDataset, SegmentationModel, Study, Target, explain_al
 from segproof.data import Sample, SampleSource
 from segproof.data.scenes import SceneDataset
 from segproof.models.precision import Precision
+from segproof.study.plan import Plan
 from segproof.study.speed import choose_kernels
-from segproof.study.tile import Plan, study_tile
+from segproof.study.tile import study_tile
 
 __all__ = [
     "GRADIENT_AND_EIGEN", "LAYERS", "SIDE", "Planned", "Subject", "Tiles", "planned", "subjects",

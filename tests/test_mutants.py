@@ -42,7 +42,7 @@ def test_only_a_failed_test_is_a_kill() -> None:
 @pytest.mark.slow
 def test_all_mutants_are_killed() -> None:
     """In a process of its own, which forks one more for each."""
-    command = [sys.executable, str(ROOT / "tests" / "mutants.py")]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "mutants.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     print(done.stdout[-3000:])
     assert f"{len(MUTANTS)} of {len(MUTANTS)} killed" in done.stdout, done.stdout + done.stderr

@@ -20,6 +20,7 @@ import torchvision
 from families import MmSegmentor, MonaiUnet, NnUnet, TerraTorch, of_hf
 from segproof import SegmentationModel, Study
 from segproof.cli import app as cli
+from segproof.cli.options import from_file
 from segproof.data.scenes import write_scenes
 from segproof.models.loaders.load import demo_model_spec, load_model
 from test_structure import ORDER
@@ -193,7 +194,7 @@ def test_every_command_is_on_its_page() -> None:
 
 
 def test_the_study_file_is_one_that_loads() -> None:
-    settings = cli._from_file(ROOT / "studies" / "roofs.toml")
+    settings = from_file(ROOT / "studies" / "roofs.toml")
     study = Study.of(model="smp:DIR", data="TILES", **settings)
     assert len(study.methods) == 5
     assert "random" in study.controls

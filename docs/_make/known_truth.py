@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from page import renew
 
-from segproof.analysis import tables
+from segproof.analysis import method_label
 from segproof.evidence.of_measures import CUT_MEASURES, FILLS, WHOLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def methods(found: pd.DataFrame, tier: str) -> str:
         where = "control" if pd.isna(row.layer) or not row.layer else f"`{row.layer}`"
         scores = [f"{row.precision:.2f}", f"{row.cue_mass:.2f}", twin, f"{row.forwards}"]
         recall = f"{row.cue_recall:.2f} ({low:.2f} to {high:.2f})"
-        made.append([tables.method_label(row.method), where, recall, blind, *scores])
+        made.append([method_label(row.method), where, recall, blind, *scores])
     head = ["method", "best layer", "cue recall", "at decoder blocks", "precision", "cue mass"]
     return table([*head, "twin difference", "forwards"], made)
 
@@ -107,7 +107,7 @@ def layers(found: pd.DataFrame) -> str:
     rows = [
         [
             str(kind),
-            tables.method_label(str(method)),
+            method_label(str(method)),
             *("–" if pd.isna(v) else f"{v:.2f}" for v in r),
         ]
         for (kind, method), r in zip(wide.index, wide.to_numpy().tolist(), strict=True)

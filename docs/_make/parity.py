@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 import peers  # noqa: E402
 from peers import NETWORKS, PEERS, PLACES, Cell, Place  # noqa: E402
 from segproof import METHODS  # noqa: E402
-from segproof.analysis import tables  # noqa: E402
-from segproof.explain.cam import LAYERLESS  # noqa: E402
+from segproof.analysis import method_label  # noqa: E402
+from segproof.explain.methods import LAYERLESS  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[1] / "evidence" / "parity.md"
 INTRO = """\
@@ -129,7 +129,7 @@ def section(figures: Mapping[Cell, float], network: str) -> str:
     rows = [["method", *PEERS], ["---"] * (1 + len(PEERS))]
     for method in (name for name in METHODS if name not in LAYERLESS):
         cells = [cell_text(figures, peer, method, places, notes) for peer in PEERS]
-        rows.append([tables.method_label(method), *cells])
+        rows.append([method_label(method), *cells])
     layers = ", ".join(f"`{place.layer}`" for place in places)
     return "\n".join(
         [

@@ -15,7 +15,7 @@ import pandas as pd
 from page import renew
 
 from segproof import Results
-from segproof.analysis import tables
+from segproof.analysis import SHORT, Analysis, measure_label, method_label
 from segproof.report import figures as plot
 
 PAGE = Path(__file__).resolve().parents[1] / "evidence" / "real-tiles.md"
@@ -94,7 +94,7 @@ def third(paper: Results) -> str:
         ["", "published: confidence", "entropy", "ours: confidence", "entropy", "area"],
         [
             [
-                "original" if name.startswith("control") else tables.method_label(name),
+                "original" if name.startswith("control") else method_label(name),
                 f"{printed[0]:.4f}",
                 f"{printed[1]:.6f}",
                 *_measured(shown, name),
@@ -114,7 +114,7 @@ def _measured(shown: pd.DataFrame, name: str) -> list[str]:
 
 def best_of_one(paper: Results) -> str:
     body = []
-    for strategy, short in tables.SHORT.items():
+    for strategy, short in SHORT.items():
         cells = []
         for level in (0.1, 0.2, 0.3, 0.4, 0.5):
             part = one_tile(paper.rows, strategy, level, "decoder:1")
@@ -125,7 +125,7 @@ def best_of_one(paper: Results) -> str:
             name = part[order].idxmax() if short == "M2" else part[order].idxmin()
             row = part.loc[name]
             found = f"{row['confidence']:.4f}/{row['entropy']:.5f}"
-            cells.append(f"{tables.method_label(str(name))} {found}")
+            cells.append(f"{method_label(str(name))} {found}")
         body.append([short, "published", *re.split(r", (?=[A-Z])", PRINTED_BEST[short])])
         body.append(["", "ours", *cells])
     return table(["", "", "t = 0.1", "0.2", "0.3", "0.4", "0.5"], body)
@@ -141,14 +141,14 @@ def deltas(paper: Results) -> str:
             ok = row["status"] == "ok"
             found = f"{row['iou_delta']:+.3f} ({row['area']:.2f})"
             cells.append(found if ok else str(row["status"]))
-        body.append([tables.method_label(name), f"{printed:+.4f}", *cells])
+        body.append([method_label(name), f"{printed:+.4f}", *cells])
     head = ["", "published", *(f"t = {level}" for level in (0.1, 0.2, 0.3, 0.4, 0.5))]
     return table(head, body)
 
 
-def ranking(made: tables.Tables, binarisation: str) -> str:
+def ranking(made: Analysis, binarisation: str) -> str:
     frame = made.faithfulness
-    frame = frame[(frame["fill"] == made.at.fill) & (frame["binarisation"] == binarisation)]
+    frame = frame[(frame["fill"] == made.headline.fill) & (frame["binarisation"] == binarisation)]
     frame = frame.assign(control=frame["layer"] == "")
     body = []
     order = ["control", "layer", "mean"]
@@ -157,7 +157,7 @@ def ranking(made: tables.Tables, binarisation: str) -> str:
         body.append(
             [
                 row.layer or "control",
-                tables.method_label(row.method),
+                method_label(row.method),
                 mean,
                 f"{row.low:+.3f} to {row.high:+.3f}",
                 f"{row.n}",
@@ -173,9 +173,9 @@ def _flag(value: Any) -> str:
     return "undecided" if value is None or pd.isna(value) else "yes" if value else "no"
 
 
-def best(made: tables.Tables, binarisation: str) -> str:
+def best(made: Analysis, binarisation: str) -> str:
     frame = made.best
-    frame = frame[(frame["fill"] == made.at.fill) & (frame["binarisation"] == binarisation)]
+    frame = frame[(frame["fill"] == made.headline.fill) & (frame["binarisation"] == binarisation)]
     body = []
     for (layer, level), part in frame.groupby(["layer", "level"]):
         cells = {row.measure: row for row in lines(part)}
@@ -183,24 +183,24 @@ def best(made: tables.Tables, binarisation: str) -> str:
         for short in ("M1", "M2", "M3"):
             row = cells[short]
             digits = 5 if abs(row.mean) < 0.01 else 3
-            value = f"{tables.method_label(row.best)} {row.mean:.{digits}f}"
+            value = f"{method_label(row.best)} {row.mean:.{digits}f}"
             ties = len(row.tied.split(", ")) if row.tied else 0
             shown.append(
                 (f"~~{value}~~" if row.struck else value) + (f" (+{ties})" if ties else "")
             )
         body.append([str(layer), f"{level:g}", *shown])
-    names = [tables.measure_label(short, made.preset) for short in ("M1", "M2", "M3")]
+    names = [measure_label(short, made.preset) for short in ("M1", "M2", "M3")]
     return table(["layer", binarisation, *names], body)
 
 
-def layers(made: tables.Tables) -> str:
-    frame = made.layers[made.layers["fill"] == made.at.fill]
+def layers(made: Analysis) -> str:
+    frame = made.layers[made.layers["fill"] == made.headline.fill]
     return table(
         ["measure", "method", "decoder:1 - decoder:2", "95 % interval", "p (Holm)", "better"],
         [
             [
                 row.measure,
-                tables.method_label(row.method),
+                method_label(row.method),
                 f"{row.difference:+.3f}",
                 f"{row.low:+.3f} to {row.high:+.3f}",
                 "" if pd.isna(row.p) else f"{row.p:.2f}",
@@ -211,14 +211,14 @@ def layers(made: tables.Tables) -> str:
     )
 
 
-def sizes(made: tables.Tables) -> str:
+def sizes(made: Analysis) -> str:
     frame = made.sweep
-    frame = frame[(frame["strategy"] == "background_only") & (frame["fill"] == made.at.fill)]
+    frame = frame[(frame["strategy"] == "background_only") & (frame["fill"] == made.headline.fill)]
     frame = frame[(frame["binarisation"] == "threshold") & (frame["layer"] != "")]
     wide = frame.pivot_table(index=["layer", "method"], columns="level", values="area", sort=False)
     head = ["layer", "method", *(f"t = {level:g}" for level in wide.columns)]
     body = [
-        [layer, tables.method_label(method), *(f"{value:.3f}" for value in values)]
+        [layer, method_label(method), *(f"{value:.3f}" for value in values)]
         for (layer, method), values in zip(wide.index, wide.to_numpy(), strict=True)
     ]
     return table(head, body)
@@ -226,7 +226,7 @@ def sizes(made: tables.Tables) -> str:
 
 def main(strict_folder: str, paper_folder: str) -> None:
     strict, paper = (Results.load(folder).finished() for folder in (strict_folder, paper_folder))
-    ours = {run.preset: tables.make(run.rows, run.preset) for run in (strict, paper)}
+    ours = {run.preset: Analysis(run.rows, run.preset) for run in (strict, paper)}
     found = {
         "validity": validity(strict),
         "third": third(paper),
@@ -244,7 +244,7 @@ def main(strict_folder: str, paper_folder: str) -> None:
     }
     renew(PAGE, found)
     IMAGES.mkdir(exist_ok=True)
-    at = ours["strict"].at
+    at = ours["strict"].headline
     figures = {
         "real-sweep.png": plot.sweep(
             ours["strict"].sweep, binarisation="area", reference=at.reference, fill=at.fill,

@@ -19,7 +19,14 @@ from PIL import Image
 from real_tiles import IMAGES, _flag, lines, table
 
 from segproof import Results
-from segproof.analysis import tables
+from segproof.analysis import (
+    JOINED,
+    Analysis,
+    candidates,
+    measure_label,
+    method_label,
+    strategy_label,
+)
 from segproof.analysis.statistics import interval
 from segproof.report import figures as plot
 
@@ -30,7 +37,7 @@ READ = (
     *("hires_cam", "grad_cam", "eigen_cam"),
 )
 SIZE = 0.2
-MEASURES = (tables.JOINED, "iou_drop", "M1", "M2", "M3")  # the one that judges comes first
+MEASURES = (JOINED, "iou_drop", "M1", "M2", "M3")  # the one that judges comes first
 
 
 def shrink(source: Path, target: Path, side: int) -> None:
@@ -81,15 +88,13 @@ def _drop(row: object) -> str:
     return text if row.valid else f"~~{text}~~"  # type: ignore[attr-defined]
 
 
-def ranking(made: tables.Tables, rows: pd.DataFrame) -> str:
+def ranking(made: Analysis, rows: pd.DataFrame) -> str:
     """All layer x method pairs together, greatest contrast first, with the other measures, and the
     controls; of 1 - S only M1 is shown, so that it has no contrast.
     """
     others = {}
     for name in MEASURES[1:]:
-        ranked = tables.combinations_ranked(
-            rows, made.preset, measure=name, at=made.at, against=made.against_controls
-        )
+        ranked = made.ranked_by(name)
         others[name] = {(row.layer, row.method): row for row in lines(ranked)}
     body = []
     for row in lines(made.ranking):
@@ -97,7 +102,7 @@ def ranking(made: tables.Tables, rows: pd.DataFrame) -> str:
         body.append(
             [
                 row.layer,
-                tables.method_label(row.method),
+                method_label(row.method),
                 f"{_mean(row)} (#{row.rank:.0f})",
                 *(_with_place(others[name][key]) for name in MEASURES[1:]),
                 _flag(row.beats_random),
@@ -105,16 +110,16 @@ def ranking(made: tables.Tables, rows: pd.DataFrame) -> str:
             ]
         )
     body += _controls(made, rows)
-    names = [tables.measure_label(name, made.preset) for name in MEASURES]
+    names = [measure_label(name, made.preset) for name in MEASURES]
     names[0] += ", 95 %"
     return table(["layer", "method", *names, "beats random", "beats p_c"], body)
 
 
-def _controls(made: tables.Tables, rows: pd.DataFrame) -> list[list[str]]:
+def _controls(made: Analysis, rows: pd.DataFrame) -> list[list[str]]:
     names = [name for name in rows["method"].unique() if name.startswith("control:")]
     samples = pd.Index(rows["sample"].unique())
     values = {
-        measure: tables.candidates(rows, measure, made.preset, made.at, samples, names)
+        measure: candidates(rows, measure, made.preset, made.headline, samples, names)
         for measure in MEASURES
     }
     body = []
@@ -126,7 +131,7 @@ def _controls(made: tables.Tables, rows: pd.DataFrame) -> list[list[str]]:
             if found[0] is not None:
                 texts[0] = _mean(found[0])
             place = math.inf if found[0] is None else -found[0].mean
-            body.append((place, ["control", tables.method_label(name), *texts, "", ""]))
+            body.append((place, ["control", method_label(name), *texts, "", ""]))
     return [line for _, line in sorted(body)]
 
 
@@ -138,36 +143,34 @@ def _with_place(row: object) -> str:
     return f"{row.mean:.3f} (#{row.rank:.0f})"  # type: ignore[attr-defined]
 
 
-def agreement(runs: dict[str, Results], made: dict[str, tables.Tables]) -> str:
+def agreement(made: dict[str, Analysis]) -> str:
     """Kendall tau of the orders of layer x method pairs that two sets have in common."""
     body = []
     for measure in MEASURES:
         means = {}
-        for name, run in runs.items():
-            ranked = tables.combinations_ranked(
-                run.rows, measure=measure, at=made[name].at, against=made[name].against_controls
-            )
+        for name in made:
+            ranked = made[name].ranked_by(measure)
             means[name] = ranked.set_index(["layer", "method"])["mean"]
         cells = []
         for first, second in (SETS[:2], SETS[1:], SETS[::2]):
             both = pd.concat([means[first], means[second]], axis=1, join="inner")
             tau = float(both.corr(method="kendall").to_numpy()[0, 1])
             cells.append(f"{tau:+.2f} ({len(both)})")
-        body.append([tables.measure_label(measure), *cells])
+        body.append([measure_label(measure), *cells])
     head = ["measure", *(f"{a}, {b}" for a, b in (SETS[:2], SETS[1:], SETS[::2]))]
     return table(head, body)
 
 
-def layers(made: tables.Tables) -> str:
+def layers(made: Analysis) -> str:
     """Paired differences between the coarsest block and the others, by the measure that judges."""
-    frame = made.layers[made.layers["fill"] == made.at.fill]
+    frame = made.layers[made.layers["fill"] == made.headline.fill]
     frame = frame[frame["measure"] == made.measure]
     frame = frame[frame["layer_a"].isin(["decoder:1"]) | frame["layer_b"].isin(["decoder:1"])]
     return table(
         ["method", "layers", "difference", "95 % interval", "p (Holm)", "better"],
         [
             [
-                tables.method_label(row.method),
+                method_label(row.method),
                 f"{row.layer_a} - {row.layer_b}",
                 f"{row.difference:+.3f}",
                 f"{row.low:+.3f} to {row.high:+.3f}",
@@ -192,7 +195,7 @@ def misses(run: Results) -> str:
             found = part[part["fill"].isin([fill, ""])].groupby("sample")["confidence"].mean()
             at = interval(found.to_numpy())
             cells.append(f"{at.mean:.3f} ({at.low:.3f} to {at.high:.3f})")
-        body.append([tables.method_label(method), tables.strategy_label(strategy), *cells])
+        body.append([method_label(method), strategy_label(strategy), *cells])
     return table(["", "shown", *run.manifest["fills"]], body)
 
 
@@ -200,11 +203,11 @@ def main(folders: list[str]) -> None:
     runs = {
         name: Results.load(folder).finished() for name, folder in zip(SETS, folders, strict=False)
     }
-    made = {name: tables.make(run.rows, run.preset) for name, run in runs.items()}
+    made = {name: Analysis(run.rows, run.preset) for name, run in runs.items()}
     found = {
         "sets": sets(runs),
         "validity": validity(runs),
-        "agreement": agreement(runs, made),
+        "agreement": agreement(made),
     }
     for name, run in runs.items():
         found[f"verdict-{name}"] = f"> {made[name].verdict}"
@@ -215,6 +218,8 @@ def main(folders: list[str]) -> None:
     renew(PAGE, found)
     for name in runs:
         at = made[name].at
+        if at is None:
+            continue  # no heatmap was measured
         pairs = made[name].layers
         # layers and methods in one order in all pictures
         order = made[name].auc[["layer", "method"]].drop_duplicates()

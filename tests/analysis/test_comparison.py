@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from rows import make_rows
-from segproof.analysis import tables
+from segproof.analysis import MEASURES, Analysis, method_label
 from segproof.analysis.comparison import compare
+from segproof.analysis.tables import ranking
 from segproof.cli import app as cli
 from segproof.data.scenes import write_scenes
 from segproof.errors import StudyError
@@ -45,7 +46,7 @@ def test_a_run_is_the_same_as_itself() -> None:
     assert set(made.table["verdict"]) == {"same"}
     assert (made.table["p"] == 1).all()
     assert "nothing that counts got worse" in made.sentence
-    assert set(made.table["measure"]) == {"IoU", *tables.MEASURES}
+    assert set(made.table["measure"]) == {"IoU", *MEASURES}
 
 
 def test_differences_are_paired_means_and_signed_for_the_better() -> None:
@@ -63,7 +64,7 @@ def test_differences_are_paired_means_and_signed_for_the_better() -> None:
 
 
 def best_of(rows: Any) -> tuple[str, str]:
-    ranked = tables.combinations_ranked(rows)
+    ranked = Analysis(rows).ranking
     return str(ranked.iloc[0]["method"]), str(ranked.iloc[0]["layer"])
 
 
@@ -75,7 +76,7 @@ def test_the_judging_measure_of_the_best_counts() -> None:
     made = compare(rows, worse)
     assert made.measure == "contrast"
     assert made.worse
-    name = f"contrast M2 \N{MINUS SIGN} M1 of {tables.method_label(method)} at {layer}"
+    name = f"contrast M2 \N{MINUS SIGN} M1 of {method_label(method)} at {layer}"
     assert f"{name} by 0.080" in made.sentence
     # within the margin, or of a method that was far from the best: no alarm
     assert not compare(rows, worse, margin=0.1).worse
@@ -89,12 +90,12 @@ def test_the_judging_measure_of_the_best_counts() -> None:
 
 def test_where_one_run_has_no_m2_both_are_judged_by_iou_drop() -> None:
     rows = make_rows(14)
-    [(_, best)] = tables.combinations_ranked(rows, measure="iou_drop").head(1).iterrows()
+    [(_, best)] = ranking(Analysis(rows), "iou_drop").head(1).iterrows()
     where = {"method": best["method"], "layer": best["layer"], "strategy": "background_only"}
     worse = shifted(rows, "iou_delta", 0.08, **where)  # less harm: a smaller IoU drop
     made = compare(rows, worse[worse["strategy"] != "highlighted_only"])
     assert made.measure == "iou_drop"
-    assert f"IoU drop of {tables.method_label(best['method'])}" in made.sentence
+    assert f"IoU drop of {method_label(best['method'])}" in made.sentence
     assert not {"M2", "contrast"} & set(made.table["measure"])
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from families import of_hf
 from segproof import Study
 from segproof.cli import app as cli
-from segproof.cli.options import Masks, Network, Pairs, Pictures, sides_of
+from segproof.cli.options import Masks, Network, Pairs, Pictures, from_file, sides_of
 from segproof.data.scenes import write_scenes
 from segproof.errors import StudyError
 from segproof.models.loaders.load import demo_model_spec, load_model, save_model
@@ -28,7 +28,7 @@ HAS_HF = importlib.util.find_spec("transformers") is not None
 needs_hf = pytest.mark.skipif(not HAS_HF, reason="transformers (the extra hf) is not installed")
 FACTORY = """
 import torch
-from segproof.load import demo_model_spec, load_model
+from segproof.models import demo_model_spec, load_model
 
 def net():
     return torch.nn.Sequential(load_model(demo_model_spec()).net, torch.nn.Sigmoid())
@@ -194,7 +194,7 @@ def test_settings_of_a_file_are_those_of_the_options(tmp_path: Path) -> None:
         'model = "m"\ndata = "d"\nclass = "b"\nbands = [3, 2, 1]\nmask-values = "1=a"\n'
         'output = "probabilities"\nsize = 224\nimages = "i/*"\n'
     )
-    study = Study.of(**cli._from_file(config))
+    study = Study.of(**from_file(config))
     assert study.bands == (3, 2, 1)
     assert study.mask_values == "1=a"
     assert (study.output, study.size, study.images) == ("probabilities", 224, "i/*")

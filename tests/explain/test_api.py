@@ -20,7 +20,6 @@ import reference
 from segproof.data import read_image
 from segproof.errors import DataError, ModelError, SegproofError, UnknownNameError
 from segproof.explain.api import (
-    DEFAULT_FILLS,
     SYMMETRIES,
     Explanation,
     Symmetry,
@@ -29,11 +28,12 @@ from segproof.explain.api import (
     fuse,
     normalise,
 )
-from segproof.explain.cam import CHANNELWISE, LAYERLESS, METHODS, RawMap
+from segproof.explain.cam import RawMap
 from segproof.explain.forward_pass import Capture
+from segproof.explain.methods import CHANNELWISE, LAYERLESS, METHODS
 from segproof.explain.target import Target
 from segproof.models.contract import SegmentationModel
-from segproof.perturb.fills import FILLS, Fill
+from segproof.perturb.records import DEFAULT_FILLS, FILLS, Fill, FillFunction
 from sideeffects import Fails, facts, told, unsettle
 from toys import ToyNet, toy_images, toy_model, toy_truth
 
@@ -564,7 +564,7 @@ def test_nothing_is_left_behind_after_an_error_in_a_fill(
     model, image = toy_model(3), picture(3)
     unsettle(model)
     before, fails = facts(model, image), Fails(error)
-    monkeypatch.setitem(FILLS, "failing", fails.now)
+    monkeypatch.setitem(FILLS, "failing", Fill("failing", fails.now, "flat", "Fails."))
     with pytest.raises(error):
         explain_all(model, image, methods=ALL, layers=BOTH, target=ROOF, fill="failing")
     assert fails.raised == 1
@@ -631,7 +631,7 @@ def test_smooth_is_the_mean_of_the_maps_of_turned_pictures(
         region = model(image[None]).argmax(dim=1)[0] == 1
     base = toy_images(9, side=24)[0][:, : size[0], : size[1]]
 
-    def fill(turn: Symmetry) -> Fill:
+    def fill(turn: Symmetry) -> FillFunction:
         """The same picture in place of hidden pixels, turned with what is shown."""
         return lambda images, keep: torch.where(keep[:, None], images, turn.apply(base))
 

@@ -18,23 +18,18 @@ from torch import Tensor, nn
 import reference
 from segproof.errors import ModelError, SegproofError
 from segproof.explain.api import Explanation, fuse, normalise
-from segproof.explain.cam import (
-    CHANNELWISE,
-    LAYERLESS,
-    METHODS,
-    PAPER_METHODS,
-    RawMap,
-    integrated_gradients,
+from segproof.explain.cam import RawMap, seg_xres_cam
+from segproof.explain.forward_pass import Capture, capture
+from segproof.explain.input_gradients import integrated_gradients
+from segproof.explain.masked import (
     occlusion,
     occlusion_windows,
-    reads_baseline,
     representatives,
     rise,
     rise_masks,
     score_cam,
-    seg_xres_cam,
 )
-from segproof.explain.forward_pass import Capture, capture
+from segproof.explain.methods import CHANNELWISE, LAYERLESS, METHODS, PAPER_METHODS, reads_baseline
 from segproof.explain.target import BoundTarget, Target
 from segproof.models.contract import SegmentationModel
 from segproof.perturb.seeding import seeded
@@ -573,7 +568,7 @@ def test_no_gain_anywhere_is_an_all_zero_map() -> None:
 def test_the_covariance_is_added_up_over_blocks_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, model = synthetic(4), SegmentationModel(Itself(), classes=["roof"])
     whole = raw("eigen_cam", seen, "layer", model).values
-    monkeypatch.setattr("segproof.explain.cam._PIXELS", 7)
+    monkeypatch.setattr(sys.modules["segproof.explain.cam"], "_PIXELS", 7)
     assert lively(whole)
     assert distance(whole, raw("eigen_cam", seen, "layer", model).values) < 1e-12
 

@@ -33,7 +33,7 @@ from peers import (
     unrounded,
 )
 from segproof.data import read_image, read_mask
-from segproof.explain.cam import LAYERLESS, METHODS
+from segproof.explain.methods import LAYERLESS, METHODS
 from segproof.models.loaders.load import load_model
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -20,15 +20,16 @@ from segproof.cli import app as cli
 from segproof.data import Sample
 from segproof.errors import DataError
 from segproof.explain.api import clean_of, explain_all, with_baseline
-from segproof.explain.cam import CHANNELWISE, LAYERLESS, METHODS
 from segproof.explain.forward_pass import capture
+from segproof.explain.methods import CHANNELWISE, LAYERLESS, METHODS
 from segproof.explain.target import hard_mask
 from segproof.measures.pictures import MEASURES
 from segproof.models.contract import evaluating, probabilities
 from segproof.models.loaders.load import save_model
-from segproof.perturb.fills import FILLS, make_fill
+from segproof.perturb.fills import make_fill
+from segproof.perturb.records import FILLS
 from segproof.study.fill_check import probe_fills
-from segproof.study.results import COLUMNS
+from segproof.study.results import table_of
 from segproof.study.tile import study_tile
 from toys import toy_images, toy_model, toy_truth
 
@@ -435,7 +436,7 @@ def test_rows_of_a_toy_do_not_depend_on_void() -> None:
         assert tile.status == "ok", tile.reason
         found.append(tile.rows)
     assert found[1:] == [found[0]] * 3
-    rows = pd.DataFrame(found[0], columns=list(COLUMNS))
+    rows = table_of(found[0])
     assert rows["area"].max() == 1  # the empty picture: all of V
 
 

@@ -42,8 +42,10 @@ from segproof.measures.curves import (
 from segproof.measures.pictures import confidence
 from segproof.models.contract import SegmentationModel, probabilities
 from segproof.perturb.controls import random_blobs
-from segproof.perturb.fills import Fill, FillContext, background_of, make_fill, perturb
+from segproof.perturb.fill_context import FillContext
+from segproof.perturb.fills import background_of, make_fill, perturb
 from segproof.perturb.imputation import linear_imputation
+from segproof.perturb.records import FillFunction
 from segproof.perturb.regions import dilate
 from segproof.perturb.seeding import seeded
 from sideeffects import Fails, facts, unsettle
@@ -77,7 +79,7 @@ class Itself(nn.Module):
         return images
 
 
-def filling(baseline: Tensor) -> Fill:
+def filling(baseline: Tensor) -> FillFunction:
     return lambda images, keep: perturb(images, keep, baseline)
 
 
@@ -86,7 +88,7 @@ def case_of(
     image: Tensor,
     region: Tensor,
     heatmap: Tensor,
-    fill: Fill | None = None,
+    fill: FillFunction | None = None,
     *,
     valid: Tensor | None = None,
     batch: int = 4,
@@ -214,7 +216,7 @@ def test_influence_by_hand() -> None:
 
     model = SegmentationModel(Two(), classes=["a", "b", "c"], activation="sigmoid")
     x = torch.tensor([[[LOG3, -9.0, -9.0, -9.0]]])
-    black: Callable[[Tensor], Fill] = lambda region: filling(torch.zeros_like(x))  # noqa: E731
+    black: Callable[[Tensor], FillFunction] = lambda region: filling(torch.zeros_like(x))  # noqa: E731
     # without a: a falls from 3/4 to 1/2, b from 3/4 to 1/2; without b (filled with 0): no change
     expected = torch.tensor([[1 / 3, 1 / 3], [0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(
@@ -343,7 +345,7 @@ def test_influence_takes_names_of_fills_and_stays_within_valid_pixels() -> None:
     bounds = {k: Target(k).bind(model(x[None]), model=model).picture(0) for k in range(2)}
     p = model(x[None]).softmax(dim=1)[0].detach()
 
-    def by_hand(region: Tensor) -> Fill:
+    def by_hand(region: Tensor) -> FillFunction:
         [k] = [k for k, bound in bounds.items() if torch.equal(bound.region[0], region)]
         clean = FillContext(
             image=x,

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from segproof import SegmentationModel, Target
 from segproof.explain.api import normalise
-from segproof.explain.cam import METHODS
 from segproof.explain.forward_pass import Capture, capture
+from segproof.explain.methods import METHODS
 from segproof.measures import curves, robustness as quality
 from segproof.measures.case import HeatmapCase
 from segproof.measures.pictures import confidence

@@ -21,14 +21,15 @@ from torch import Tensor
 import reference
 from segproof.errors import DataError
 from segproof.explain.api import clean_of, normalise
-from segproof.explain.cam import METHODS
 from segproof.explain.forward_pass import Capture, capture
+from segproof.explain.methods import METHODS
 from segproof.explain.target import BoundTarget, Target
 from segproof.measures import robustness as quality
 from segproof.measures.case import HeatmapCase, Undefined
 from segproof.measures.robustness import CARDS
 from segproof.models.contract import SegmentationModel
-from segproof.perturb.fills import Fill, make_fill, perturb
+from segproof.perturb.fills import make_fill, perturb
+from segproof.perturb.records import FillFunction
 from segproof.perturb.seeding import seeded
 from sideeffects import Fails, facts, told, unsettle
 from toys import Shallow, toy_images, toy_model
@@ -72,7 +73,7 @@ def given_case(
     image: Tensor | None = None,
     again: Again | None = None,
     model: SegmentationModel | None = None,
-    fill: Fill = black,
+    fill: FillFunction = black,
     seed: int = 0,
 ) -> HeatmapCase:
     """A heatmap that no network made; the picture is `image` [B, H, W] or zeros."""
@@ -388,7 +389,9 @@ def test_max_sensitivity_of_constant_and_jumping_maps() -> None:
     assert more > quality.max_sensitivity(calm)
 
 
-def linear_case(heat: Tensor | None = None, *, fill: Fill = black, batch: int = 4) -> HeatmapCase:
+def linear_case(
+    heat: Tensor | None = None, *, fill: FillFunction = black, batch: int = 4
+) -> HeatmapCase:
     """Z = 2 x and R everywhere: removing I changes Y by exactly the sum of 2 x over I / |R|."""
     model = SegmentationModel(Shallow([1.0], [0.0], [2.0], 0.5), classes=["roof"]).double().eval()
     x = toy_images(3)[:, :1]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from segproof.cli import app as cli
+from segproof.cli.running import say_kernels
 from segproof.data.scenes import write_scenes
 from segproof.models.contract import SegmentationModel, running
 from segproof.models.loaders.load import demo_model_spec
@@ -25,6 +25,7 @@ from segproof.study.speed import (
     forward_seconds,
     orders,
 )
+from segproof.study.store import Row
 from toys import toy_images, toy_model
 
 BF16 = Kernels("bfloat16", channels_last=True)
@@ -158,16 +159,16 @@ def test_a_named_format_that_is_slower_is_warned_of(capsys: pytest.CaptureFixtur
         "seconds": {"float32": 0.1, "bfloat16, channels last": 1.2},
         "differences": {}, "failed": {}, "taken": "bfloat16, channels last",
     }  # fmt: skip
-    cli._say_kernels(pace)
+    say_kernels(pace)
     assert "12.0 times as slow as float32" in " ".join(capsys.readouterr().err.split())
-    cli._say_kernels(pace | {"taken": "float32"})
+    say_kernels(pace | {"taken": "float32"})
     assert capsys.readouterr().err == ""
 
 
-def rows_of(**confidences: list[float | None]) -> list[dict[str, object]]:
+def rows_of(**confidences: list[float | None]) -> list[Row]:
     """Rows of M1 of some methods at one layer, a level each."""
     return [
-        {"layer": "a", "method": method, "strategy": "background_only", "confidence": value}
+        Row("t", method, "a", "area", 0.1, "background_only", "truth", "black", confidence=value)
         for method, values in confidences.items()
         for value in values
     ]

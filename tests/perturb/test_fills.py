@@ -17,15 +17,9 @@ from torch import Tensor
 import reference
 from segproof.errors import SegproofError, UnknownNameError
 from segproof.perturb.controls import random_blobs
-from segproof.perturb.fills import (
-    FILLS,
-    FillContext,
-    background_of,
-    blend,
-    make_fill,
-    membrane,
-    perturb,
-)
+from segproof.perturb.fill_context import FillContext
+from segproof.perturb.fills import background_of, blend, make_fill, membrane, perturb
+from segproof.perturb.records import FILLS
 from segproof.perturb.regions import (
     STRATEGIES,
     binarise,

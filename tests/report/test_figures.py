@@ -12,13 +12,13 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from rows import LAYERS, METHODS, make_pictures, make_rows
-from segproof.analysis import tables
+from segproof.analysis import Analysis
 from segproof.report import figures as plot
 
 
 @pytest.fixture(scope="module")
 def made() -> Any:
-    return tables.make(make_rows(8))
+    return Analysis(make_rows(8))
 
 
 AT: dict[str, Any] = {"reference": "truth", "fill": "background_texture"}
@@ -139,7 +139,7 @@ def test_critical_difference_draws_the_best_and_says_so(made: Any) -> None:
 
 @pytest.mark.parametrize("layers", [("decoder:1", "decoder:2"), ("x" * 200, "y" * 200)])
 def test_names_in_a_critical_difference_diagram_do_not_overlap(layers: Any) -> None:
-    table = tables.mean_ranks(make_rows(8, layers=layers, fills=("background_texture",)))
+    table = Analysis(make_rows(8, layers=layers, fills=("background_texture",))).mean_ranks
     figure = plot.critical_difference(table)
     width = draw(figure).shape[1]
     boxes = [
@@ -164,7 +164,7 @@ def test_names_in_a_critical_difference_diagram_do_not_overlap(layers: Any) -> N
     ],
 )
 def test_a_critical_difference_that_is_not_drawn_says_why(options: Any, reason: Any) -> None:
-    figure = plot.critical_difference(tables.mean_ranks(make_rows(**options)))
+    figure = plot.critical_difference(Analysis(make_rows(**options)).mean_ranks)
     assert words(figure) == {f"IoU drop (higher is better): not drawn, {reason}"}
 
 
@@ -192,7 +192,7 @@ def test_no_global_state_and_the_same_bytes_each_time(made: Any) -> None:
 
 
 def test_empty_tables_end_in_a_note() -> None:
-    made = tables.make(make_rows(2).iloc[:0])
+    made = Analysis(make_rows(2).iloc[:0])
     for figure in (
         plot.sweep(made.sweep),
         plot.faithfulness(made.faithfulness),
@@ -212,7 +212,7 @@ def test_methods_of_ones_own_get_their_own_colours() -> None:
     rows["method"] = (
         rows["method"].map(dict(zip(METHODS, "abcde", strict=True)).get).fillna(rows["method"])
     )
-    figure = plot.sweep(tables.sweep(rows))
+    figure = plot.sweep(Analysis(rows).sweep)
     colours = {line.get_color() for line in figure.axes[0].lines}
     assert len(colours) == 5
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from rows import METHODS, make_manifest, make_pictures, make_rows, make_tiles
-from segproof.analysis import tables
+from segproof.analysis import MEASURES, Analysis
 from segproof.measures.track_record import evidence_of
 from segproof.report import figures as plot
 from segproof.report.page import render
@@ -87,7 +87,7 @@ def test_every_measure_shows_how_it_did_where_the_truth_is_known(page: Any) -> N
 
 
 def test_the_ranking_goes_by_the_measure_that_judges(page: Any) -> None:
-    made = tables.make(make_rows(20))
+    made = Analysis(make_rows(20))
     assert "By contrast, the measure that this report goes by" in page.words
     for frame in (made.ranking, made.by_iou_drop):
         for mean in frame["mean"]:
@@ -225,7 +225,7 @@ def test_nothing_measured_still_makes_a_page() -> None:
 
 
 def test_numbers_of_the_tables_stand_in_the_page(page: Any) -> None:
-    made = tables.faithfulness(make_rows(20))
+    made = Analysis(make_rows(20)).faithfulness
     part = made[(made["binarisation"] == "area") & (made["fill"] == "background_texture")]
     assert len(part) == 12
     for mean in part["mean"]:
@@ -234,7 +234,7 @@ def test_numbers_of_the_tables_stand_in_the_page(page: Any) -> None:
 
 
 def test_the_page_says_how_firm_the_order_is(page: Any) -> None:
-    made = tables.make(make_rows(20))
+    made = Analysis(make_rows(20))
     assert "How firm is the order?" in page.words
     across: Any = made.agreement.set_index("factor")
     assert f"tiles contrast {across.loc['images', 'w']:.2f} 18 10 < 0.001" in page.words
@@ -242,7 +242,7 @@ def test_the_page_says_how_firm_the_order_is(page: Any) -> None:
     ranks = made.mean_ranks[made.mean_ranks["measure"] == "contrast"]
     for rank in ranks["mean_rank"]:
         assert f"{rank:.2f}" in page.words
-    assert {f"mean ranks by {m}" for m in tables.MEASURES} <= set(page.values("alt"))
+    assert {f"mean ranks by {m}" for m in MEASURES} <= set(page.values("alt"))
     second = made.precision[made.precision["runner_up"]].iloc[0]
     assert "To tell apart the two best, Score-CAM at decoder:2 and XGrad-CAM at decoder:2" in (
         page.words

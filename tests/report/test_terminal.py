@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from rows import make_rows
-from segproof.analysis import tables
+from segproof.analysis import Analysis
 from segproof.report.terminal import print_tables
 
 
@@ -19,7 +19,7 @@ def printed(made: Any, *, brief: bool = False) -> Any:
 
 
 def test_rank_agreement_is_printed_once() -> None:
-    made = tables.make(make_rows(20))
+    made = Analysis(make_rows(20))
     text = printed(made)
     assert text.count("Rank agreement") == 1
     across: Any = made.agreement.set_index("factor")
@@ -31,7 +31,7 @@ def test_rank_agreement_is_printed_once() -> None:
 
 
 def test_what_judges_comes_first_and_alone_where_brief() -> None:
-    made = tables.make(make_rows(6))
+    made = Analysis(make_rows(6))
     text = printed(made)
     assert text.startswith("contrast M2 \N{MINUS SIGN} M1 (higher is better), mean over areas")
     best = made.ranking.iloc[0]
@@ -40,9 +40,9 @@ def test_what_judges_comes_first_and_alone_where_brief() -> None:
     assert " best " in line
     assert "Task 2: IoU drop" in text
     assert "Task" not in printed(made, brief=True)
-    paper = tables.make(make_rows(3, fills=("neutral",), preset="paper"), "paper")
+    paper = Analysis(make_rows(3, fills=("neutral",), preset="paper"), "paper")
     assert printed(paper, brief=True).startswith("IoU drop (higher is better)")
 
 
 def test_nothing_measured_prints_no_agreement() -> None:
-    assert "Rank agreement" not in printed(tables.make(make_rows(2).iloc[:0]))
+    assert "Rank agreement" not in printed(Analysis(make_rows(2).iloc[:0]))

@@ -19,9 +19,9 @@ import rows as made_rows
 import tiny
 from run_folders import exports
 from segproof import Results, Study, StudyError, UnknownNameError
-from segproof.analysis import tables
+from segproof.analysis import Analysis, candidates, headline
 from segproof.cli import app as cli
-from segproof.study import integrity as audit
+from segproof.study import early_stop, integrity as audit
 from segproof.study.early_stop import (
     LEAST,
     NOTE,
@@ -304,12 +304,12 @@ def test_the_values_are_those_of_the_tables(tiles_of_rows: Any) -> None:
 def test_lower_is_better_where_the_measure_says_so(
     tiles_of_rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "judging", lambda *_, **__: "M1")
+    monkeypatch.setattr(early_stop, "headline_measure", lambda *_, **__: "M1")
     found = followed(tiles_of_rows, shuffled(40, 0), StopRule("best", 0.1, least=6)).record()
     assert found["decided"]
     rows = pd.concat(tiles_of_rows.values())
     samples = pd.Index(rows["sample"].unique())
-    made = tables.candidates(rows, "M1", "strict", tables.headline(rows), samples)
+    made = candidates(rows, "M1", "strict", headline(rows), samples)
     means = {name: float(np.nanmean(values)) for name, values in made.items()}
     leader = means[found["leader"]["layer"], found["leader"]["method"]]
     assert leader < min(means.values()) + 0.1 < max(means.values()) - 0.1
@@ -418,7 +418,7 @@ def test_a_run_stops_when_it_is_decided(decided: Results, whole: Results) -> Non
     names = [f"t{position:03}" for position in shuffled(40, 0)[: found["tiles"]]]
     assert set(decided.tiles["sample"]) == set(names)
     # what the whole run finds agrees
-    ranked = tables.make(whole.rows).ranking.set_index(["layer", "method"])["mean"]
+    ranked = Analysis(whole.rows).ranking.set_index(["layer", "method"])["mean"]
     leader = found["leader"]["layer"], found["leader"]["method"]
     assert ranked.max() < ranked[leader] + 0.1
     rows = whole.rows[whole.rows["sample"].isin(names)].reset_index(drop=True)

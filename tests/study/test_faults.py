@@ -19,7 +19,7 @@ import tiny
 from segproof import DataError, FolderDataset, Study
 from segproof.cli import app as cli
 from segproof.data import survey
-from segproof.study import integrity as audit
+from segproof.study.survey import check
 from tile_files import huge_tiff, raw_png, save, save_tiff, vrt
 
 S = tiny.SIDE
@@ -238,7 +238,7 @@ def test_check_finds_them_before_any_work(
 ) -> None:
     model = tiny.network()
     monkeypatch.setattr(tiny.Tiny, "forward", lambda *_: pytest.fail("a forward"))
-    found = {path.stem: reason for path, reason in audit.check(data, model=model)}
+    found = {path.stem: reason for path, reason in check(data, model=model)}
     assert len(found) == len(BAD) + 60
     bad = {stem: reason for stem, reason in found.items() if reason}
     assert sorted(bad) == sorted(BAD)
@@ -249,7 +249,7 @@ def test_check_finds_them_before_any_work(
     said = capsys.readouterr().out
     assert f"60 good, {len(BAD)} bad" in said
     assert "\x1b" not in said
-    without = {path.stem for path, reason in audit.check(data) if reason}
+    without = {path.stem for path, reason in check(data) if reason}
     assert set(BAD) - without == {"16-bit-tif", "float-tif", "16-bit-grey", "grey", "four-bands"}
 
 

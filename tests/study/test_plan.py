@@ -17,16 +17,17 @@ from segproof.cli.app import main
 from segproof.data import FolderDataset
 from segproof.errors import StudyError
 from segproof.explain.api import explain
-from segproof.explain.cam import CHANNELWISE, LAYERLESS
+from segproof.explain.methods import CHANNELWISE, LAYERLESS
 from segproof.explain.target import Target
 from segproof.measures.case import Undefined
 from segproof.measures.robustness import alike
 from segproof.models.contract import SegmentationModel
 from segproof.models.loaders.load import demo_model_spec
+from segproof.study.pictures import TilePictures
 from segproof.study.results import Results
 from segproof.study.run import Study
 from segproof.study.speed import distance_of
-from segproof.study.tile import _Trial
+from segproof.study.store import Row
 
 WIDE: dict[str, Any] = {
     "methods": ("grad_cam", "layer_cam", "grad_cam_elementwise", "score_cam", "eigen_cam",
@@ -112,7 +113,7 @@ def test_alike_pictures_are_shown_once_and_measured_alike(
         spies[batch] = Spy()
         made[batch] = spies[batch].run(tiles, tmp_path / f"{batch}", batch=batch, **settings)
     unlike = iter(range(10**6))
-    monkeypatch.setattr(_Trial, "_key", lambda *_: str(next(unlike)).encode())
+    monkeypatch.setattr(TilePictures, "_key", lambda *_: str(next(unlike)).encode())
     spy = Spy()
     every = spy.run(tiles, tmp_path / "every", batch=1, **settings)
     assert every.manifest["forwards"] == every.manifest["forwards_asked"]
@@ -144,24 +145,25 @@ def test_a_picture_is_the_same_one_only_with_the_same_fill_region_and_mask(tiles
     class Seen:
         bound = Bound()
 
-    def key(trial: _Trial, fill: str, reference: str, keep: Tensor) -> bytes:
-        return trial._key({"fill": fill, "reference": reference}, keep)
+    def key(tile: TilePictures, fill: str, reference: str, keep: Tensor) -> bytes:
+        row = Row("t", "grad_cam", "a", "area", 0.1, "background_only", reference, fill)
+        return tile._key(row, keep)
 
-    def trial() -> _Trial:
-        return _Trial(plan, model, "t", Seen(), truth, {}, lambda *_: None)  # type: ignore[arg-type]
+    def tile() -> TilePictures:
+        return TilePictures(plan, model, "t", Seen(), truth, {}, lambda *_: None)  # type: ignore[arg-type]
 
     keep = ~truth
-    first = key(trial(), "black", "truth", keep)
-    assert first == key(trial(), "black", "truth", keep.clone())
-    assert first == key(trial(), "black", "prediction", keep)  # the same R
-    assert first != key(trial(), "noise", "truth", keep)
-    assert first != key(trial(), "black", "truth", truth)
-    assert first != key(trial(), "black", "truth", keep.float())
-    assert first == key(trial(), "black", "truth", keep.T.contiguous().T)
+    first = key(tile(), "black", "truth", keep)
+    assert first == key(tile(), "black", "truth", keep.clone())
+    assert first == key(tile(), "black", "prediction", keep)  # the same R
+    assert first != key(tile(), "noise", "truth", keep)
+    assert first != key(tile(), "black", "truth", truth)
+    assert first != key(tile(), "black", "truth", keep.float())
+    assert first == key(tile(), "black", "truth", keep.T.contiguous().T)
     whole = torch.ones_like(truth)
-    assert key(trial(), "black", "truth", whole) == key(trial(), "noise", "truth", whole)
+    assert key(tile(), "black", "truth", whole) == key(tile(), "noise", "truth", whole)
     Bound.prediction = ~truth[None]
-    assert first != key(trial(), "black", "prediction", keep)
+    assert first != key(tile(), "black", "prediction", keep)
 
 
 SHORT: dict[str, Any] = {"methods": ("score_cam", "grad_cam"), "controls": (), "areas": ()}
@@ -237,7 +239,7 @@ def test_explain_says_the_distance_on_the_first_of_several_pictures(
     assert first["exact"]["decoder:5"]["exact"] > 4
     assert "exact" not in second
     assert main([*words, *pictures, "--score-channels", "3", "--out", str(tmp_path / "no")]) == 2
-    assert "--score-channels with method grad_cam" in capsys.readouterr().err
+    assert "--score-channels with methods grad_cam" in capsys.readouterr().err
     assert main([*short[:-1], "0", *pictures[:1], "--out", str(tmp_path / "none")]) == 2
     assert "found 0 channels; expected 1 or more" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

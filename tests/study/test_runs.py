@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,8 +30,14 @@ from segproof import DiskError, FolderDataset, Results, StudyError, TooManyFaile
 from segproof.cli import app as cli
 from segproof.models.contract import SegmentationModel
 from segproof.models.memory import OutOfMemoryError, halving, is_out_of_memory
-from segproof.study import integrity as audit, results as results_module
-from segproof.study.results import RunStore, TileResult, probe
+from segproof.study import (
+    files as files_module,
+    integrity as audit,
+    store as store_module,
+    tile as tile_module,
+)
+from segproof.study.files import check_writable
+from segproof.study.store import RunStore, TileResult
 from segproof.study.tile import study_tile
 from segproof.study.workers import with_threads
 
@@ -104,12 +111,12 @@ def kill_again_and_again(data: Path, out: Path, kills: int, count: int) -> int:
         if not (out / "run.db").exists() or not (out / "run.db").stat().st_size:
             assert not known
             continue
-        with results_module.reading(out / "run.db") as db:
-            if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        with store_module.reading(out / "run.db") as db:
+            if not db.has_tables():
                 assert not known
                 continue
-            now = {name for (name,) in db.execute("SELECT sample FROM tiles")}
-            rows = dict(db.execute("SELECT sample, COUNT(*) FROM rows GROUP BY sample"))
+            now = {tile.sample for tile in db.tiles()}
+            rows = db.row_counts()
         assert known <= now, "lost"
         assert set(rows) <= now, "partial"
         assert len(set(rows.values())) <= 1, "partial or double"
@@ -279,11 +286,12 @@ def test_tiles_computed_again_are_compared(
 
     def brighter(*given: Any) -> TileResult:
         made = study_tile(*given)
-        rows = [list(row) for row in made.rows]
-        rows[3][10] = float(str(rows[3][10])) + 3e-5
-        return TileResult(made.sample, made.position, made.status, rows=[tuple(r) for r in rows])
+        rows = list(made.rows)
+        assert rows[3].confidence is not None
+        rows[3] = replace(rows[3], confidence=rows[3].confidence + 3e-5)
+        return TileResult(made.sample, made.position, made.status, rows=rows)
 
-    monkeypatch.setattr(audit, "study_tile", brighter)
+    monkeypatch.setattr(tile_module, "study_tile", brighter)
     found = audit.verify(whole.folder, again=2, allow_code=True)
     assert found.difference == pytest.approx(3e-5, rel=1e-3)
     assert len(found.problems) == 2
@@ -300,7 +308,7 @@ def test_tiles_are_computed_again_with_the_threads_of_the_run(
         threads.append(torch.get_num_threads())
         return study_tile(*given)
 
-    monkeypatch.setattr(audit, "study_tile", watched)
+    monkeypatch.setattr(tile_module, "study_tile", watched)
     with with_threads(2):
         found = audit.verify(tmp_path / "run", again=1, allow_code=True)
         assert torch.get_num_threads() == 2
@@ -316,21 +324,22 @@ def test_a_second_run_is_refused_before_the_model_is_opened(tiles: Path, tmp_pat
 
 def test_reading_does_not_hold_up_the_writer(tmp_path: Path) -> None:
     with RunStore(tmp_path, IDENTITY) as store:
-        store.put(count=3, began=time.time() - 10)
-        with results_module.reading(tmp_path / "run.db") as db:
-            rows = db.execute("SELECT * FROM tiles")
-            rows.fetchone()
+        store.put(count=4, began=time.time() - 10)
+        store.write(tile("z", 2))
+        with store_module.reading(tmp_path / "run.db") as db:
+            halfway = db.blocks()
+            next(halfway)
             store.write(tile("a", 0))
             store.write(TileResult("b", 1, "failed", "no mask"))
             now = audit.status(tmp_path)
-        assert (now.running, now.count, now.ok, now.failed, now.done) == (True, 3, 1, 1, 2)
+        assert (now.running, now.count, now.ok, now.failed, now.done) == (True, 4, 2, 1, 3)
         assert now.reasons == {"no mask": 1}
         assert now.rate is not None
         assert now.rate == pytest.approx(0.2, rel=0.2)
         assert now.left == pytest.approx(1 / now.rate)
     assert not audit.status(tmp_path).running
     with RunStore(tmp_path, IDENTITY) as store:
-        assert set(store.done()) == {"a", "b"}
+        assert set(store.done()) == {"a", "b", "z"}
 
 
 # --- failures -------------------------------------------------------------------------------------
@@ -384,7 +393,7 @@ def test_exit_codes(
     assert cli.main(["check", str(data)]) == cli.SOME_FAILED
     assert "18 good, 2 bad" in capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setattr(results_module, "_PROBE", 1 << 62)
+        patch.setattr(files_module, "TRIAL", 1 << 62)
         patch.setattr(tempfile, "TemporaryFile", full)
         assert cli.main([*arguments, str(tmp_path / "b")]) == cli.DISK
     assert "make room" in capsys.readouterr().err
@@ -500,12 +509,12 @@ def test_a_full_disk_is_a_message_and_the_run_goes_on(
 
     def cramped() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        results_module._PROBE = room // 2  # type: ignore[misc]
+        files_module.TRIAL = room // 2  # type: ignore[misc]
         run(tiles, out)
 
     assert ended(child(cramped)) == KILLED
-    with results_module.reading(out / "run.db") as db:
-        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    with store_module.reading(out / "run.db") as db:
+        assert db.integrity_problems() == []
     run(tiles, out)
     assert exports(out) == exports(whole.folder)
 
@@ -513,11 +522,11 @@ def test_a_full_disk_is_a_message_and_the_run_goes_on(
 def test_a_probe_tells_before_any_work_and_leaves_nothing(
     tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe(tmp_path / "a" / "new" / "run")
+    check_writable(tmp_path / "a" / "new" / "run")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     study = study_of(tiles, model="smp:/nowhere")
-    with pytest.raises(DiskError, match=r"cannot be written.*No space left.*goes on from there"):
+    with pytest.raises(DiskError, match=r"cannot be written.*No space left.*continues from there"):
         study.run(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
@@ -536,7 +545,7 @@ def test_a_read_only_folder_is_told_and_its_results_can_be_read(whole: Results) 
                 os.setuid(65534)
             assert len(Results.load(base / "run").rows) == len(whole.rows)
             try:
-                probe(base / "run")
+                check_writable(base / "run")
             except DiskError:
                 return
             os._exit(3)

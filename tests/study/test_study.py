@@ -37,34 +37,35 @@ from segproof import (
     load_model,
     probabilities,
 )
-from segproof.analysis import tables
+from segproof.analysis import Analysis, headline
 from segproof.data.scenes import write_scenes
 from segproof.errors import ModelError
 from segproof.explain.api import clean_of, explain_all
-from segproof.explain.cam import METHODS, occlusion_windows
 from segproof.explain.forward_pass import capture
+from segproof.explain.masked import occlusion_windows
+from segproof.explain.methods import METHODS
 from segproof.explain.target import Region
+from segproof.measures import MAP_MEASURES
 from segproof.measures.case import HeatmapCase
 from segproof.measures.pictures import BOUNDARY
 from segproof.models.loaders.load import demo_model_spec, save_model
-from segproof.perturb.fills import FILLS, Fill, make_fill
+from segproof.perturb.fills import make_fill
+from segproof.perturb.records import FILLS, FillFunction
 from segproof.perturb.regions import dilate, rough_noise, roughen
 from segproof.perturb.seeding import seeded
 from segproof.report import page as report
 from segproof.report.terminal import print_tables
 from segproof.study import fill_check as probe
 from segproof.study.fill_check import (
-    KINDS,
     OUTLINES,
-    SLOW,
     choose_fills,
     choose_outline,
     probe_fills,
 )
-from segproof.study.results import COLUMNS
-from segproof.study.settings import MAP_MEASURES
-from segproof.study.tile import RANDOM_SEEDS, donor_of, edges, study_tile
+from segproof.study.store import COLUMNS
+from segproof.study.tile import donor_of, edges, study_tile
 
+RANDOM_SEEDS = 5
 REQUIRED = [
     *("sample", "method", "layer", "binarisation", "level", "strategy", "reference", "fill"),
     *("area", "coverage", "confidence", "entropy", "kept", "certainty", "iou", "iou_delta"),
@@ -198,7 +199,7 @@ def _fill(
     fill: str,
     results: Results,
     tiles: Path,
-) -> Fill:
+) -> FillFunction:
     """The study's fill of its first tile, with a patch of the next tile that has one."""
     data = FolderDataset(tiles)
     plan = Study.of(data=str(tiles), **SMALL)._resolved(network, data)
@@ -289,7 +290,7 @@ def test_strict_takes_valid_fills(strict: Results) -> None:
     assert set(validity) == set(FILLS)
     for fill in strict.manifest["fills"]:
         assert validity[fill]["valid"] == (validity[fill]["mean_drop"] >= 0.5)
-    passing = [fill for fill in FILLS if validity[fill]["valid"] and fill != SLOW]
+    passing = [fill for fill in FILLS if validity[fill]["valid"] and FILLS[fill].quick]
     # the least artificial one, and the next of another kind
     assert strict.manifest["fills"] == ["background_texture", "borrowed"]
     assert passing[:3] == ["background_texture", "inpaint", "borrowed"]
@@ -303,9 +304,8 @@ def test_fills_are_chosen_of_two_kinds() -> None:
         drops |= dict.fromkeys(good, 0.8)
         return choose_fills(study, {fill: {"mean_drop": drop} for fill, drop in drops.items()})
 
-    assert set(KINDS) == set(FILLS)
     assert chosen(*FILLS) == ("background_texture", "borrowed")
-    assert chosen(SLOW) == ("noise", "black")  # half a second a picture: only if it is named
+    assert chosen("linear") == ("noise", "black")  # half a second a picture: only if it is named
     assert chosen("inpaint", "background_texture", "noise") == ("background_texture", "noise")
     assert chosen("inpaint", "background_texture") == ("background_texture", "inpaint")
     assert chosen("black") == ("black", "noise")  # noise misleads the least of the others
@@ -433,7 +433,7 @@ def test_soft_masks_references_and_boundaries_are_the_literal_formulas(
     # nothing but M3 is read against another region, the study's own stays the headline
     other = rows[rows["reference"] == "prediction"]
     assert set(other["strategy"]) == {"highlighted_and_target", "target_only"}
-    assert tables.headline(rows).reference == "truth"
+    assert headline(rows).reference == "truth"
     soft = set(rows.loc[rows["binarisation"] == "soft", "method"])
     assert soft == {
         *("grad_cam", "eigen_cam", "control:random", "control:p_c", "control:edges"),
@@ -444,7 +444,7 @@ def test_soft_masks_references_and_boundaries_are_the_literal_formulas(
 def test_gain_and_tables_know_both_references(wide_run: tuple[Study, Results]) -> None:
     _, results = wide_run
     rows = results.rows
-    gain = tables.m3_gain(rows)
+    gain = Analysis(rows).m3_gain
     assert set(gain["reference"]) == {"truth", "prediction"}
     alone_rows = rows[rows["method"] == "control:target_only"]
     certainty = {
@@ -463,13 +463,13 @@ def test_gain_and_tables_know_both_references(wide_run: tuple[Study, Results]) -
             for row in part.itertuples()
         ]
         assert line.mean == pytest.approx(float(np.mean(gains)), abs=1e-9)
-    made = tables.make(rows)
+    made = Analysis(rows)
     assert made.sweep["boundary_f"].notna().any()
     out = Console(record=True, width=160, file=io.StringIO())
     print_tables(out, made)
     said = out.export_text()
     third: Any = made.best[(made.best["measure"] == "M3") & (made.best["binarisation"] == "area")]
-    third = third[third["fill"] == made.at.fill].set_index("reference")["mean"]
+    third = third[third["fill"] == made.headline.fill].set_index("reference")["mean"]
     assert f"{third['truth']:.3f}" != f"{third['prediction']:.3f}"
     assert f" {third['truth']:.3f}" in said
     assert f" {third['prediction']:.3f}" not in said
@@ -605,7 +605,7 @@ def test_runs_without_the_columns_that_came_later_load(strict: Results, tmp_path
     old = Results.load(tmp_path / "old")
     pd.testing.assert_frame_equal(old.rows, strict.rows)
     old.export(old.manifest)
-    assert tables.make(old.rows).verdict == tables.make(strict.rows).verdict
+    assert Analysis(old.rows).verdict == Analysis(strict.rows).verdict
 
 
 def test_masses_and_otsu_are_further_rows(tiles: Path, tmp_path: Path) -> None:

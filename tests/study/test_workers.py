@@ -10,7 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
@@ -24,13 +30,14 @@ from torch import Tensor
 import tiny
 from run_folders import exports, run, study_of
 from segproof import FolderDataset, Results, SegmentationModel, Study, StudyError
-from segproof.study import run as study_module, workers as spread_module
+from segproof.study import dask_executor, run as study_module, workers as spread_module
+from segproof.study.dask_executor import DaskExecutor
 from segproof.study.tile import study_tile
 from segproof.study.workers import (
     MANY,
     ROOM,
     Job,
-    Lane,
+    WorkerSlot,
     best_workers,
     digest_of_names,
     on_processes,
@@ -48,11 +55,11 @@ def whole(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.fixture
-def lanes(monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
+def lanes(monkeypatch: pytest.MonkeyPatch) -> list[WorkerSlot]:
     """The lanes of the next run, to look into while it runs."""
-    made: list[Lane] = []
+    made: list[WorkerSlot] = []
 
-    def watched(*given: Any) -> list[Lane]:
+    def watched(*given: Any) -> list[WorkerSlot]:
         made[:] = on_processes(*given)
         return made
 
@@ -85,7 +92,7 @@ def test_who_names_no_workers(
 
 
 @contextmanager
-def killing(lanes: list[Lane], every: float) -> Iterator[list[int]]:
+def killing(lanes: list[WorkerSlot], every: float) -> Iterator[list[int]]:
     """Kill one worker after the other while a run goes on; yields the killed."""
     killed: list[int] = []
     over = threading.Event()
@@ -110,7 +117,7 @@ def killing(lanes: list[Lane], every: float) -> Iterator[list[int]]:
 
 
 def test_workers_export_the_same_bytes_also_when_killed(
-    tiles: Path, whole: Results, tmp_path: Path, lanes: list[Lane]
+    tiles: Path, whole: Results, tmp_path: Path, lanes: list[WorkerSlot]
 ) -> None:
     run(tiles, tmp_path / "calm", workers=2)
     assert exports(tmp_path / "calm") == exports(whole.folder)
@@ -129,7 +136,7 @@ def test_workers_export_the_same_bytes_also_when_killed(
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 4])
 def test_one_worker_killed_every_two_seconds(
-    tmp_path: Path, lanes: list[Lane], workers: int
+    tmp_path: Path, lanes: list[WorkerSlot], workers: int
 ) -> None:
     data = tiny.write_tiles(tmp_path / "data", 60 * workers)
     study = study_of(data, model="python:tiny:slow")
@@ -142,7 +149,7 @@ def test_one_worker_killed_every_two_seconds(
 
 
 def test_a_straggler_holds_up_its_own_tile_alone(
-    tiles: Path, whole: Results, tmp_path: Path, lanes: list[Lane]
+    tiles: Path, whole: Results, tmp_path: Path, lanes: list[WorkerSlot]
 ) -> None:
     """A worker that stands still, and goes on when all other tiles are done."""
     stopped: list[int] = []
@@ -160,7 +167,7 @@ def test_a_straggler_holds_up_its_own_tile_alone(
 
 
 def test_a_tile_that_kills_its_worker_is_tried_once_more_and_given_up(
-    tiles: Path, whole: Results, tmp_path: Path, lanes: list[Lane]
+    tiles: Path, whole: Results, tmp_path: Path, lanes: list[WorkerSlot]
 ) -> None:
     out = tmp_path / "run"
     deadly = study_of(tiles, model="python:tiny:deadly")
@@ -295,6 +302,86 @@ def test_workers_end_with_a_killed_coordinator(tmp_path: Path) -> None:
     process.stdout.close()
 
 
+# --- tiles that are forgotten ---------------------------------------------------------------------
+class Forgetful(ThreadPoolExecutor):
+    """Threads that never study the tile with this number in the order of submission."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(2)
+        self.left = number
+        self.forgotten: list[Future[Any]] = []
+
+    def submit(self, *given: Any, **more: Any) -> Future[Any]:
+        self.left -= 1
+        if self.left:
+            return super().submit(*given, **more)
+        self.forgotten.append(Future())
+        return self.forgotten[-1]
+
+
+def test_a_forgotten_tile_is_sent_again_through_a_new_connection(
+    tiles: Path, whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executors: list[Forgetful] = []
+
+    def make() -> tuple[Forgetful, Callable[[], None]]:
+        executors.append(Forgetful([5, 1, 0][len(executors)]))
+        return executors[-1], executors[-1].shutdown
+
+    def forgotten(executor: Any) -> list[Future[Any]]:
+        assert executor is executors[-1]
+        return [future for future in executor.forgotten if not future.done()]
+
+    lane = WorkerSlot(make, lambda _: 4, forgotten)
+    monkeypatch.setattr(study_module, "on_dask", lambda _: [lane])
+    monkeypatch.setattr(spread_module, "TICK", 0.1)
+    made = run(tiles, tmp_path / "run", dask="stand-in")
+    assert [len(executor.forgotten) for executor in executors] == [1, 1, 0]
+    assert lane.age == 2
+    assert len(made.tiles) == 24
+    assert exports(tmp_path / "run") == exports(whole.folder)
+
+
+def test_a_stop_is_noticed_while_a_tile_is_forgotten(
+    tiles: Path, whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = Forgetful(5)
+    lane = WorkerSlot(
+        lambda: (executor, executor.shutdown), lambda _: 4, lambda _: executor.forgotten
+    )
+    monkeypatch.setattr(study_module, "on_dask", lambda _: [lane])
+    monkeypatch.setattr(spread_module, "TICK", 0.1)
+    made = run(tiles, tmp_path / "run", dask="stand-in", stop=lambda: bool(executor.forgotten))
+    assert 3 <= len(made.tiles) < 24
+    assert lane.executor is None
+    run(tiles, tmp_path / "run")
+    assert exports(tmp_path / "run") == exports(whole.folder)
+
+
+def test_a_lane_that_cannot_tell_its_width_is_made_anew(
+    tiles: Path, whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> tuple[Forgetful, Callable[[], None]]:
+        executor = Forgetful(0)
+        return executor, executor.shutdown
+
+    answers: Iterator[Any] = iter(
+        [4, 4, BrokenExecutor("no answer"), 4, 4, BrokenExecutor("no answer")]
+    )
+
+    def width(_: Any) -> int:
+        answer = next(answers, 4)
+        if isinstance(answer, BrokenExecutor):
+            raise answer
+        return int(answer)
+
+    lane = WorkerSlot(make, width)
+    monkeypatch.setattr(study_module, "on_dask", lambda _: [lane])
+    run(tiles, tmp_path / "run", dask="stand-in")
+    assert lane.age == 2
+    assert exports(tmp_path / "run") == exports(whole.folder)
+
+
 # --- Dask -----------------------------------------------------------------------------------------
 class Cluster:
     """A scheduler and workers as processes of their own, as one starts them by hand."""
@@ -391,6 +478,63 @@ def test_a_dask_scheduler_that_is_restarted(cluster: Cluster, tmp_path: Path) ->
     assert happened.left == []
     assert len(made.tiles) == 100
     assert exports(tmp_path / "run") == exports(wanted.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_dask_scheduler_that_is_killed_while_it_hands_out_a_result(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 10th result is finished and asked for, and the scheduler dies before it answers."""
+    distributed = pytest.importorskip("distributed")
+    data = tiny.write_tiles(tmp_path / "data", 40)
+    wanted = run(data, tmp_path / "whole")
+    cluster.add()
+    gather_remote = distributed.Client._gather_remote
+    asked: list[int] = []
+
+    async def killing(self: Any, *given: Any) -> Any:
+        asked.append(len(asked))
+        if len(asked) == 10:
+            cluster.end()
+            cluster.scheduler = cluster.start_scheduler()
+            cluster.workers = []
+            cluster.add()
+        return await gather_remote(self, *given)
+
+    monkeypatch.setattr(distributed.Client, "_gather_remote", killing)
+    run(data, tmp_path / "run", dask=cluster.address)
+    assert len(asked) > 10
+    assert exports(tmp_path / "run") == exports(wanted.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_dask_scheduler_that_forgets_or_stands_still_is_left_within_seconds(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First it loses one task of two; then its process is stopped, and its connections are open."""
+    [lane] = spread_module.on_dask(cluster.address)
+    executor, close = lane.make()
+    assert isinstance(executor, DaskExecutor)
+    futures = [executor.submit(pow, 2, 5), executor.submit(pow, 2, 6)]  # no worker: they wait
+    while lane.forgotten(executor) or executor._suspects:
+        time.sleep(0.01)  # their messages are on the way
+    assert lane.width(executor) == 4
+    key = executor._open[futures[1]].key
+    executor._client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.tasks.pop(key) and None)
+    assert lane.forgotten(executor) == []
+    monkeypatch.setattr(dask_executor, "SURE", 0)
+    assert lane.forgotten(executor) == [futures[1]]
+    monkeypatch.setattr(dask_executor, "ANSWER", 1)
+    os.kill(cluster.scheduler.pid, signal.SIGSTOP)
+    assert lane.forgotten(executor) == futures
+    begun = time.monotonic()
+    close()
+    print(f"closed after {time.monotonic() - begun:.1f} s")
+    for future in futures:
+        with pytest.raises(CancelledError):
+            future.result(0)
 
 
 class after:  # noqa: N801 - reads as a word

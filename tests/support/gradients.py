@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from families import CLASSES, FAMILIES
-from segproof.explain.cam import METHODS
 from segproof.explain.forward_pass import capture
+from segproof.explain.methods import METHODS
 from segproof.explain.target import Target
 from segproof.models.contract import SegmentationModel
 

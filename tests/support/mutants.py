@@ -33,6 +33,8 @@ BROKEN = 99  # exit code of a run that shows nothing
 # the most specific tests of each module, first first
 TESTS = {
     "explain/cam": ["explain/test_cam"],
+    "explain/masked": ["explain/test_cam"],
+    "explain/methods": ["explain/test_cam"],
     "explain/target": ["explain/test_regions", "explain/test_target", "explain/test_capture"],
     "models/contract": [
         "models/test_contract",
@@ -52,8 +54,9 @@ TESTS = {
     "measures/pictures": ["measures/test_pictures"],
     "evidence/tier_b_planted": ["evidence/test_tier_b_planted"],
     "evidence/tier_c_marker": ["evidence/test_tier_c_marker"],
-    "analysis/tables": ["analysis/test_tables"],
-    "study/tile": ["study/test_plan"],
+    "analysis/basis": ["analysis/test_basis", "analysis/test_verdict"],
+    "analysis/names": ["analysis/test_basis", "analysis/test_verdict"],
+    "study/pictures": ["study/test_plan"],
     "study/early_stop": ["study/test_early_stop"],
 }
 
@@ -87,19 +90,19 @@ def _of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
 
 MUTANTS: list[Mutant] = [
     *_of(
-        "study/tile",
+        "study/pictures",
         (
-            'fill, reference = "" if whole else row["fill"]',
+            'fill, reference = "" if whole else row.fill',
             'fill, reference = ""',
             "a picture depends on its fill",
         ),
         (
-            'self._alike[str(row["reference"])]',
+            "self._alike[row.reference]",
             '""',
             "what is measured of a picture depends on R",
         ),
         (
-            "self.count(len(waiting), len(asked))",
+            "self.count(len(waiting), sum(key is not None for _, key in rows))",
             "self.count(len(waiting), len(waiting))",
             "what is asked for twice is asked for",
         ),
@@ -202,6 +205,45 @@ MUTANTS: list[Mutant] = [
             "Seg-XRes-CAM pools signed slopes",
         ),
         (
+            "centred = maps.flatten(2) - maps.flatten(2).mean(dim=2, keepdim=True)",
+            "centred = maps.flatten(2) - maps.flatten(2).mean(dim=1, keepdim=True)",
+            "channels are centred, not pixels",
+        ),
+        ("eigenvectors[:, -1]", "eigenvectors[:, 0]", "the first principal direction"),
+        (
+            "covariance += (wide @ wide.T).cpu()",
+            "covariance = (wide @ wide.T).cpu()",
+            "all blocks of pixels count",
+        ),
+        (
+            "return (wide * (guide - ",
+            "return -(wide * (guide - ",
+            "the sign agrees with the prediction",
+        ),
+        (
+            "sign = torch.where(sign == 0, agreement((probability * bound.valid).double()), sign)",
+            "sign = agreement((probability * bound.valid).double())",
+            "the mask decides before the probability",
+        ),
+        (
+            "torch.where(high >= low, 1.0, -1.0)",
+            "torch.where(high >= low, -1.0, 1.0)",
+            "without a guide the larger excursion is positive",
+        ),
+        (
+            "_principal(capture.gradients[layer].abs() * capture.activations[layer])",
+            "_principal(capture.gradients[layer] * capture.activations[layer])",
+            "Seg-Eigen-CAM takes |D|",
+        ),
+        (
+            "flip = -projection.amin(dim=(1, 2)) > projection.amax(dim=(1, 2))",
+            "flip = -projection.amin(dim=(1, 2)) < projection.amax(dim=(1, 2))",
+            "flipped where |min| > max",
+        ),
+    ),
+    *_of(
+        "explain/masked",
+        (
             "gain = (scores - empty).relu()",
             "gain = scores.relu()",
             "Score-CAM counts the gain over the baseline",
@@ -291,47 +333,14 @@ MUTANTS: list[Mutant] = [
             "if drops.abs().max() <= 0 * size:",
             "rounding noise is no map",
         ),
+    ),
+    *_of(
+        "explain/methods",
+        ('published={"eps": 1e-6}', 'published={"eps": 1e-3}', "the published eps of Grad-CAM++"),
+        ('published={"eps": 1e-7}', 'published={"eps": 1e-3}', "the published eps of XGrad-CAM"),
         (
-            "centred = maps.flatten(2) - maps.flatten(2).mean(dim=2, keepdim=True)",
-            "centred = maps.flatten(2) - maps.flatten(2).mean(dim=1, keepdim=True)",
-            "channels are centred, not pixels",
-        ),
-        ("eigenvectors[:, -1]", "eigenvectors[:, 0]", "the first principal direction"),
-        (
-            "covariance += (wide @ wide.T).cpu()",
-            "covariance = (wide @ wide.T).cpu()",
-            "all blocks of pixels count",
-        ),
-        (
-            "return (wide * (guide - ",
-            "return -(wide * (guide - ",
-            "the sign agrees with the prediction",
-        ),
-        (
-            "sign = torch.where(sign == 0, agreement((probability * bound.valid).double()), sign)",
-            "sign = agreement((probability * bound.valid).double())",
-            "the mask decides before the probability",
-        ),
-        (
-            "torch.where(high >= low, 1.0, -1.0)",
-            "torch.where(high >= low, -1.0, 1.0)",
-            "without a guide the larger excursion is positive",
-        ),
-        (
-            "_principal(capture.gradients[layer].abs() * capture.activations[layer])",
-            "_principal(capture.gradients[layer] * capture.activations[layer])",
-            "Seg-Eigen-CAM takes |D|",
-        ),
-        (
-            "flip = -projection.amin(dim=(1, 2)) > projection.amax(dim=(1, 2))",
-            "flip = -projection.amin(dim=(1, 2)) < projection.amax(dim=(1, 2))",
-            "flipped where |min| > max",
-        ),
-        ("grad_cam_pp, eps=1e-6", "grad_cam_pp, eps=1e-3", "the published eps of Grad-CAM++"),
-        ("xgrad_cam, eps=1e-7", "xgrad_cam, eps=1e-3", "the published eps of XGrad-CAM"),
-        (
-            'partial(score_cam, weights="softmax")',
-            'partial(score_cam, weights="increase")',
+            'published={"weights": "softmax"}',
+            'published={"weights": "increase"}',
             "the published weights of Score-CAM",
         ),
     ),
@@ -780,20 +789,20 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *_of(
-        "explain/cam",
+        "explain/masked",
         (
-            "total / torch.where(usable, seen, 1.0) - mean",
-            "total / torch.where(usable, seen, 1.0)",
+            "total / torch.where(usable, shares, 1.0) - mean",
+            "total / torch.where(usable, shares, 1.0)",
             "RISE is centred in strict",
         ),
-        ("found.append(total / (masks * keep))", "found.append(total / masks)", "published RISE"),
+        ("maps.append(total / (masks * keep))", "maps.append(total / masks)", "published RISE"),
         ("grid = torch.rand(cells + 1", "grid = torch.rand(cells", "RISE's grids are shifted"),
         (
             "torch.where(hidden.to(image.device), base, image)",
             "torch.where(hidden.to(image.device), image, base)",
             "occlusion hides the window",
         ),
-        ("found.append(drops / count)", "found.append(drops)", "occlusion averages windows"),
+        ("maps.append(drops / count)", "maps.append(drops)", "occlusion averages windows"),
         (
             "drop = whole - bound.score(model.shown(shown).double())",
             "drop = bound.score(model.shown(shown).double()) - whole",
@@ -810,8 +819,8 @@ MUTANTS: list[Mutant] = [
             "KWC weighs by the lone channel too",
         ),
         (
-            "weighted = _weighted_sum(torch.stack(rows).to(activation), activation.abs())",
-            "weighted = _weighted_sum(torch.stack(rows).to(activation), activation)",
+            "weighted = weighted_sum(torch.stack(rows).to(activation), activation.abs())",
+            "weighted = weighted_sum(torch.stack(rows).to(activation), activation)",
             "KWC sums absolute activations",
         ),
     ),
@@ -991,10 +1000,10 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *_of(
-        "analysis/tables",
+        "analysis/basis",
         (
-            "return _Cells(shown.keys, shown.matrix - values[:, order], samples), higher",
-            "return _Cells(shown.keys, shown.matrix + values[:, order], samples), higher",
+            "return Cells(shown.keys, shown.matrix - values[:, order], samples), higher",
+            "return Cells(shown.keys, shown.matrix + values[:, order], samples), higher",
             "the contrast is M2 less M1",
         ),
         (
@@ -1003,14 +1012,17 @@ MUTANTS: list[Mutant] = [
             "the contrast takes M1 of the same cut",
         ),
         (
-            'return "highlighted_only", JOINED, True',
-            'return "highlighted_only", JOINED, False',
-            "a higher contrast is better",
-        ),
-        (
             'return JOINED if kept.any() else "iou_drop"',
             'return "iou_drop"',
             "strict goes by the contrast",
+        ),
+    ),
+    *_of(
+        "analysis/names",
+        (
+            'return "highlighted_only", JOINED, True',
+            'return "highlighted_only", JOINED, False',
+            "a higher contrast is better",
         ),
         (
             'REMOVING = ("M1", "iou_drop", JOINED)',

@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from segproof.explain.api import normalise
-from segproof.explain.cam import CHANNELWISE, METHODS, PAPER_METHODS, RawMap
+from segproof.explain.cam import RawMap
 from segproof.explain.forward_pass import capture
+from segproof.explain.methods import CHANNELWISE, METHODS, PAPER_METHODS
 from segproof.explain.target import Preset, Target
 from segproof.models.contract import SegmentationModel
 

@@ -10,21 +10,16 @@ from segproof import (
     Results,
     Study,
 )
-from segproof.study.results import (
-    COLUMNS,
-    TileResult,
-)
+from segproof.study.store import COLUMNS, Row, TileResult
 
 IDENTITY = {"seed": 0, "weights": "abc"}
 
 
-def row(sample: str, confidence: float | None = 0.5) -> tuple[object, ...]:
-    values: dict[str, object] = {
-        name: "" if kind == "TEXT" else 0 if kind == "INTEGER" else 0.25
-        for name, kind in COLUMNS.items()
-    }
-    values |= {"sample": sample, "confidence": confidence, "status": "ok"}
-    return tuple(values.values())
+def row(sample: str, confidence: float | None = 0.5) -> Row:
+    numbers = {name: 0.25 for name, kind in COLUMNS.items() if kind == "REAL"}
+    texts = {name: "" for name, kind in COLUMNS.items() if kind == "TEXT"}
+    more: dict[str, Any] = {"sample": sample, "confidence": confidence, "status": "ok", "seed": 0}
+    return Row(**(numbers | texts | more))
 
 
 def tile(sample: str, position: int = 0, rows: int = 2) -> TileResult:

@@ -18,14 +18,16 @@ from torch import Tensor, nn
 
 import segproof.testing as testing
 from segproof.errors import ModelError, SegproofError, UnknownNameError
-from segproof.explain.cam import METHODS, RawMap, grad_cam, score_cam
+from segproof.explain.cam import RawMap, grad_cam
 from segproof.explain.forward_pass import Capture
+from segproof.explain.masked import score_cam
+from segproof.explain.methods import METHODS
 from segproof.explain.target import BoundTarget
 from segproof.measures import pictures as measures
 from segproof.measures.pictures import MEASURES
 from segproof.models.contract import SegmentationModel
 from segproof.models.loaders.load import demo_model_spec, load_model
-from segproof.perturb.fills import FILLS
+from segproof.perturb.records import FILLS
 from segproof.testing import (
     LIMITS,
     PROPERTIES,
@@ -42,7 +44,7 @@ from segproof.testing.toys import LAYERS, ToyNet, toy_model
 
 FEW = 4  # cases where one is enough to see it
 # what is averaged over many masks or steps has its properties with few as well
-FASTER: dict[str, dict[str, int]] = {"rise": {"masks": 24}, "integrated_gradients": {"steps": 4}}
+FASTER: dict[str, dict[str, Any]] = {"rise": {"masks": 24}, "integrated_gradients": {"steps": 4}}
 QUICK = {
     name: functools.partial(method, **FASTER[name]) if name in FASTER else method
     for name, method in METHODS.items()

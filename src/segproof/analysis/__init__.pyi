@@ -1,7 +1,29 @@
+from .analysis import (
+    Analysis as Analysis,
+)
+from .basis import (
+    ALPHA as ALPHA,
+    VALID_DROP as VALID_DROP,
+    Headline as Headline,
+    candidates as candidates,
+    headline as headline,
+    headline_measure as headline_measure,
+)
 from .comparison import (
     MARGIN as MARGIN,
     RunComparison as RunComparison,
     compare as compare,
+)
+from .names import (
+    JOINED as JOINED,
+    KEYS as KEYS,
+    MEASURES as MEASURES,
+    SHORT as SHORT,
+    higher_is_better as higher_is_better,
+    measure_label as measure_label,
+    measure_of as measure_of,
+    method_label as method_label,
+    strategy_label as strategy_label,
 )
 from .statistics import (
     LEAST_IMAGES as LEAST_IMAGES,
@@ -11,16 +33,8 @@ from .statistics import (
     kendall_tau as kendall_tau,
 )
 from .tables import (
-    ALPHA as ALPHA,
     BOUNDARY as BOUNDARY,
-    JOINED as JOINED,
-    SHORT as SHORT,
-    VALID_DROP as VALID_DROP,
-    Preset as Preset,
-    Tables as Tables,
-    measure_label as measure_label,
-    method_label as method_label,
-    strategy_label as strategy_label,
+    heatmap_scores as heatmap_scores,
 )
 
 __all__: list[str]

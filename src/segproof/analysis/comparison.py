@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from segproof.analysis import statistics as stats, tables
+from segproof.analysis import statistics as stats
+from segproof.analysis.basis import Basis, Headline, candidates, headline, headline_measure
+from segproof.analysis.names import MEASURES, higher_is_better, measure_label, method_label
+from segproof.analysis.tables import ranking
 from segproof.errors import StudyError
 from segproof.explain import Preset
 
@@ -52,19 +55,19 @@ def compare(
     if not common:
         raise StudyError("two runs without a common tile", "runs on the same data", "name others")
     samples: pd.Index[str] = pd.Index(common, dtype=object)
-    judges = {tables.judging(rows, preset, at=at) for rows in (first, second)}
-    judged = judges.pop() if len(judges) == 1 else "iou_drop"  # one of them has no M2
+    measures = {headline_measure(rows, preset, at=at) for rows in (first, second)}
+    headed = measures.pop() if len(measures) == 1 else "iou_drop"  # one of them has no M2
     lines: list[dict[str, object]] = []
     columns: list[tuple[np.ndarray, np.ndarray]] = []
     original = [_original(rows, at.reference, samples) for rows in (first, second)]
     lines.append({"measure": "IoU", "layer": "", "method": "prediction"})
     columns.append((original[0], original[1]))
-    for measure in tables.MEASURES:
-        sides = [tables.candidates(rows, measure, preset, at, samples) for rows in (first, second)]
+    for measure in MEASURES:
+        sides = [candidates(rows, measure, preset, at, samples) for rows in (first, second)]
         for key in sides[0]:
             if key not in sides[1]:
                 continue
-            higher = tables.higher_is_better(measure, preset)
+            higher = higher_is_better(measure, preset)
             sign = 1.0 if higher else -1.0
             lines.append({"measure": measure, "layer": key[0], "method": key[1]})
             columns.append((sides[0][key], sides[1][key]))
@@ -74,20 +77,20 @@ def compare(
             "two runs without a common method and layer", "one at least", "study both alike"
         )
     table = _table(lines, columns, margin)
-    best = tables.combinations_ranked(first, preset, measure=judged, at=at)
-    group = best[best["in_best_group"].astype(bool)]
+    ranked = ranking(Basis(first, preset, at), headed)
+    group = ranked[ranked["in_best_group"].astype(bool)]
     counted = set(zip(group["layer"], group["method"], strict=True))
     matters = (table["method"] == "prediction") | (
-        (table["measure"] == judged)
+        (table["measure"] == headed)
         & pd.Series([pair in counted for pair in zip(table["layer"], table["method"], strict=True)])
     )
     bad = table[matters & (table["verdict"] == "worse")]
-    return RunComparison(table, judged, bool(len(bad)), _sentence(table, matters, bad, len(common)))
+    return RunComparison(table, headed, bool(len(bad)), _sentence(table, matters, bad, len(common)))
 
 
-def _common_headline(first: pd.DataFrame, second: pd.DataFrame) -> tables.Headline:
+def _common_headline(first: pd.DataFrame, second: pd.DataFrame) -> Headline:
     """The cell of A's headline, if B has it too."""
-    at = tables.headline(first)
+    at = headline(first)
     there = second[(second["reference"] == at.reference) & (second["fill"] == at.fill)]
     levels = set(there.loc[there["binarisation"] == at.binarisation, "level"])
     mine = first[(first["binarisation"] == at.binarisation) & (first["fill"] == at.fill)]
@@ -159,5 +162,5 @@ def _sentence(table: pd.DataFrame, matters: pd.Series[bool], bad: pd.DataFrame, 
 def _name(line: Any) -> str:
     if line["method"] == "prediction":
         return "IoU of the prediction"
-    measure = tables.measure_label(str(line["measure"])).split(" (")[0]
-    return f"{measure} of {tables.method_label(str(line['method']))} at {line['layer']}"
+    measure = measure_label(str(line["measure"])).split(" (")[0]
+    return f"{measure} of {method_label(str(line['method']))} at {line['layer']}"

@@ -1,18 +1,117 @@
-"""Prints the tables of the evidence."""
+"""Commands about the measures themselves: measures, evidence."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import pandas as pd
+import torch
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
 from segproof.analysis import method_label
-from segproof.evidence import Evidence
-from segproof.report import escape
+from segproof.cli.console import OK, out, progress
+from segproof.cli.options import listed
+from segproof.data import FolderDataset
+from segproof.errors import UnknownNameError
+from segproof.evidence import CUT_MEASURES, FILLS as EVIDENCE_FILLS, Evidence, run as benchmark
+from segproof.measures import BOUNDARY, MEASURES, Card, MeasureInfo
+from segproof.models import keep_blocks
+from segproof.perturb import FILLS
+from segproof.report import escape, print_cards
+from segproof.study import MAP_MEASURES
 
-__all__ = ["print_evidence"]
+_METHODS: Final = ",".join(benchmark.DEFAULT_METHODS)
+_MEASURES: Final = ",".join(benchmark.DEFAULT_MEASURES)
+_FILLS: Final = ",".join(EVIDENCE_FILLS)
+
+
+def measures(
+    name: Annotated[str | None, Parameter(help="One measure; else all.")] = None,
+) -> int:
+    """List the measures, or describe one in full."""
+    known: dict[str, MeasureInfo | Card] = {**MEASURES, **BOUNDARY, **MAP_MEASURES}
+    if name is not None and name not in known:
+        raise UnknownNameError.of("measure", name, known)
+    print_cards(out, known if name is None else {name: known[name]})
+    return OK
+
+
+def evidence(
+    *,
+    out_: Annotated[Path, Parameter("--out", help="Folder to write to.")],
+    tier: Annotated[
+        str,
+        Parameter(help="a: networks built by hand; b: trained on scenes; c: on --train, --test."),
+    ] = ",".join(benchmark.TIERS),
+    methods: Annotated[
+        str, Parameter(help="a,b; all; none; python:MODULE:FUNCTION for your own.")
+    ] = _METHODS,
+    measures: Annotated[
+        str, Parameter(help="a,b; all; none; python:MODULE:FUNCTION for your own.")
+    ] = _MEASURES,
+    layers: Annotated[str | None, Parameter(help="Aliases or paths. [all worth it]")] = None,
+    fills: Annotated[
+        str,
+        Parameter(help=f"a,b of absent (the ideal one), {', '.join(FILLS)}; methods: the last."),
+    ] = _FILLS,
+    scenes: Annotated[int | None, Parameter(help="Scenes for each network.")] = None,
+    train: Annotated[Path | None, Parameter(help="Tier c: folder of tiles with roofs.")] = None,
+    test: Annotated[Path | None, Parameter(help="Tier c: tiles to measure on.")] = None,
+    steps: Annotated[
+        int, Parameter(help="Tier c: of training, for each of four networks; 2 minutes at 400.")
+    ] = 400,
+    full: Annotated[
+        bool, Parameter(negative=(), help="All networks, methods and measures: half an hour.")
+    ] = False,
+    seed: Annotated[int, Parameter(help="Of scenes and maps.")] = 0,
+    allow_code: Annotated[
+        bool, Parameter("--allow-code", negative=(), help="Let python:MODULE:FUNCTION run.")
+    ] = False,
+) -> int:
+    """Test measures and methods where the right answer is known."""
+    torch.set_num_threads(1)  # the networks are small, and figures the same on every machine
+    keep_blocks()
+    every = (*CUT_MEASURES, *benchmark.WHOLE)
+    chosen = listed("all" if full and measures == _MEASURES else measures, every) or ()
+    asked = listed("all" if full and methods == _METHODS else methods, benchmark.ALL_METHODS) or ()
+    known_fills = ("absent", *FILLS)
+    under = listed(fills, known_fills) or ()
+    for name in under:
+        if name not in known_fills:
+            raise UnknownNameError.of("fill", name, known_fills)
+    words = ["segproof evidence", f"--tier {tier}", f"--seed {seed}"]
+    words += [f"--scenes {scenes}"] if scenes else []
+    words += ["--full"] if full else []
+    words += [f"--methods {methods}"] if methods != _METHODS else []
+    words += [f"--measures {measures}"] if measures != _MEASURES else []
+    words += [f"--layers {layers}"] if layers else []
+    words += [f"--fills {fills}"] if fills != _FILLS else []
+    with progress("networks x scenes") as advance:
+        found = benchmark.run(
+            out_,
+            listed(tier) or (),
+            methods=[benchmark.own_code(name, allow_code=allow_code) for name in asked],
+            measures=[benchmark.own_code(name, allow_code=allow_code) for name in chosen],
+            layers=listed(layers),
+            fills=under,
+            scenes=scenes,
+            full=full,
+            tiles=None if not train or not test else (FolderDataset(train), FolderDataset(test)),
+            steps=steps,
+            seed=seed,
+            command=" ".join(words),
+            progress=lambda done, total, what: advance(done, total, what),
+        )
+    print_evidence(out, found)
+    if found.reliance:
+        out.print(found.reliance, markup=False)
+    for line in benchmark.verdict(found, under[-1]):
+        out.print(f"[bold]{escape(line)}[/]")
+    out.print(f"tables and figures: {escape(str(out_))}")
+    return OK
 
 
 def print_evidence(out: Console, found: Evidence) -> None:

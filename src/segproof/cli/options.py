@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Group, Parameter
 
 from segproof.errors import StudyError
+from segproof.explain import LAYERLESS, METHODS
+from segproof.perturb import FILLS
+from segproof.study import CONTROLS, MAP_MEASURES, read_toml
 
 __all__ = [
     "NETWORK",
@@ -75,6 +80,10 @@ class Network:
             help="Which weights, where a file holds several: plain, ema (averaged), or their key.",
         ),
     ] = None
+    device: Annotated[
+        str | None,
+        Parameter("--device", help="Where the network runs: cpu, cuda, cuda:1 ... [cpu]"),
+    ] = None
     allow_code: Annotated[
         bool,
         Parameter("--allow-code", negative=(), help="Let python:MODULE:FACTORY run its code."),
@@ -91,6 +100,7 @@ class Network:
             "inputs": self.inputs,
             "size": sides_of(self.size),
             "weights": self.weights,
+            "device": self.device,
         }
         return {key: value for key, value in given.items() if value is not None}
 
@@ -227,3 +237,70 @@ def sides_of(text: str | None) -> int | tuple[int, int] | None:
     if len(sides) > 2 or min(sides) < 1:
         raise StudyError(f"--size {text}", "one side, or height and width, px", "check --size")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+LEVELS: Final = ("thresholds", "areas", "masses")
+LISTS: Final[dict[str, Sequence[str]]] = {
+    "methods": tuple(name for name in METHODS if name not in LAYERLESS),
+    "layers": (),
+    "thresholds": (),
+    "areas": (),
+    "masses": (),
+    "fills": tuple(FILLS),
+    "controls": tuple(CONTROLS),
+    "fuse": (),
+    "measures": tuple(MAP_MEASURES),
+    "references": ("truth", "prediction"),
+}
+
+
+ModelFlag = Annotated[
+    str,
+    Parameter(
+        "--model",
+        help="A folder or a checkpoint; or smp:DIR, smp:ARCH:ENCODER:FILE, hf:DIR,"
+        " torchvision:NAME:FILE, lightning:FILE or python:MODULE:FACTORY.",
+    ),
+]
+NetworkFlags = Annotated[Network, Parameter(name="*", group=NETWORK)]
+PictureFlags = Annotated[Pictures, Parameter(name="*", group=READING)]
+MaskFlags = Annotated[Masks, Parameter(name="*", group=READING)]
+PairFlags = Annotated[Pairs, Parameter(name="*", group=READING)]
+ImageFlag = Annotated[
+    Path | None, Parameter("--image", help="A picture of yours; else one is generated.")
+]
+
+ScoreFlag = Annotated[
+    int | None,
+    Parameter(
+        "--score-channels",
+        help="Score-CAM of so many channels that stand for the others: another map, its distance"
+        " from the exact one is shown. [all]",
+    ),
+]
+AllowFlag = Annotated[
+    bool, Parameter("--allow-code", negative=(), help="Let python:MODULE:FACTORY run its code.")
+]
+
+
+def given_by(*given: Pairs | Pictures | Masks | Network) -> dict[str, Any]:
+    """Settings of a study that these groups of options give."""
+    return {key: value for group in given for key, value in group.settings().items()}
+
+
+def from_file(config: Path | None) -> dict[str, Any]:
+    """Settings of a study file: keys as the flags are spelled, lists or a,b,c."""
+    if config is None:
+        return {}
+    settings: dict[str, Any] = {}
+    for key, value in read_toml(config).items():
+        name = key.replace("-", "_")
+        if isinstance(value, str) and name in LISTS:
+            value = numbers_of(value, name) if name in LEVELS else listed(value, LISTS[name])
+        settings[name] = value
+    return settings
+
+
+def listed(text: str | None, known: Sequence[str] = ()) -> tuple[str, ...] | None:
+    """a,b,c as a tuple; `all` means every known name, `none` no name."""
+    return tuple(known) if text == "all" and known else names_of(text)

@@ -12,7 +12,7 @@ from torch import Tensor
 from segproof.explain import Capture, Target, capture, clean_of
 from segproof.measures import certainty, confidence, entropy_paper, iou
 from segproof.models import SegmentationModel, evaluating, probabilities
-from segproof.perturb import Fill, make_fill, perturb, seeded
+from segproof.perturb import FillFunction, make_fill, perturb, seeded
 
 __all__ = ["KnownScene", "known_fill"]
 
@@ -74,7 +74,7 @@ def confidences(scene: KnownScene, seen: Capture, pictures: Sequence[Tensor]) ->
     ]
 
 
-def known_fill(name: str, scene: KnownScene, seen: Capture, seed: int = 0) -> Fill:
+def known_fill(name: str, scene: KnownScene, seen: Capture, seed: int = 0) -> FillFunction:
     """A fill by name; "absent" puts what an ideal one would: the picture without all objects."""
     if name == "absent":
         return lambda images, keep: perturb(images, keep, scene.absent)

@@ -26,7 +26,7 @@ from segproof.evidence.known import (
 )
 from segproof.explain import Capture
 from segproof.measures import Card, HeatmapCase, MapMeasure, Undefined
-from segproof.perturb import Fill, binarise, keep_mask, rank_pixels
+from segproof.perturb import FillFunction, binarise, keep_mask, rank_pixels
 
 __all__ = [
     "AREAS",
@@ -179,7 +179,9 @@ def _regions(
     return found
 
 
-def _shown(scene: KnownScene, seen: Capture, fill: Fill, regions: Sequence[Tensor]) -> Shown:
+def _shown(
+    scene: KnownScene, seen: Capture, fill: FillFunction, regions: Sequence[Tensor]
+) -> Shown:
     target, region = seen.bound.region[0], torch.stack(list(regions))
     keep = torch.cat(
         [

@@ -14,7 +14,14 @@ from segproof.analysis import interval
 from segproof.evidence.credit import average_precision, credit
 from segproof.evidence.graded_maps import soft_mask
 from segproof.evidence.known import KnownScene, capture_scene, generator_of, known_fill
-from segproof.explain import Method, Target, explain_capture, fuse, resolve_method, with_baseline
+from segproof.explain import (
+    MethodFunction,
+    Target,
+    explain_capture,
+    fuse,
+    resolve_method,
+    with_baseline,
+)
 from segproof.models import probabilities
 from segproof.perturb import random_blobs, rank_pixels
 
@@ -23,7 +30,7 @@ __all__ = ["judge_methods", "method_table", "twin_of"]
 
 def judge_methods(
     scenes: Sequence[KnownScene],
-    methods: Sequence[str | Method],
+    methods: Sequence[str | MethodFunction],
     layers: Sequence[str] | None = None,
     *,
     fused: bool = True,
@@ -62,14 +69,14 @@ def judge_methods(
 
 def _method_maps(
     scene: KnownScene,
-    methods: Sequence[str | Method],
+    methods: Sequence[str | MethodFunction],
     layers: Sequence[str] | None,
     *,
     fused: bool,
     fill: str,
     seed: int,
 ) -> Iterator[tuple[str, str, Tensor, str, int]]:
-    """Method, layer, S, status and forwards of every map, the controls' last."""
+    """MethodFunction, layer, S, status and forwards of every map, the controls' last."""
     size = (scene.image.shape[-2], scene.image.shape[-1])
     model, target = scene.model, Target(scene.class_, "truth")
     chosen = dict(resolve_method(method, "strict") for method in methods)

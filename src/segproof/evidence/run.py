@@ -32,7 +32,7 @@ from segproof.evidence.of_methods import judge_methods, method_table
 from segproof.evidence.tier_a_constructed import constructed
 from segproof.evidence.tier_b_planted import NETWORKS, planted
 from segproof.evidence.tier_c_marker import check_steps, reliance, table as reliance_table
-from segproof.explain import METHODS, Method
+from segproof.explain import METHODS, MethodFunction
 from segproof.measures import Card, MapMeasure
 from segproof.report import figures as plot
 from segproof.study import MAP_MEASURES, write_atomic
@@ -81,7 +81,7 @@ DEFAULT_METHODS: Final = (
     *(["integrated_gradients"] if find_spec("captum") else []),
 )
 ALL_METHODS: Final = tuple(
-    name for name in METHODS if find_spec("captum") or "gradient" not in name or "_cam" in name
+    name for name, method in METHODS.items() if not method.extra or find_spec(method.extra)
 )
 WANTED_TAU, WANTED_FIRST, WANTED_RECALL = 0.8, 0.95, 0.5
 SEEN: Final = ("occlusion", "integrated_gradients")  # the positive control
@@ -160,7 +160,7 @@ def run(
     out: str | Path,
     tiers: Sequence[str] = ("a",),
     *,
-    methods: Sequence[str | Method] = DEFAULT_METHODS,
+    methods: Sequence[str | MethodFunction] = DEFAULT_METHODS,
     measures: Sequence[str | Card | MapMeasure] = DEFAULT_MEASURES,
     layers: Sequence[str] | None = None,
     fills: Sequence[str] = FILLS,

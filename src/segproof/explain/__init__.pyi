@@ -1,5 +1,4 @@
 from .api import (
-    DEFAULT_FILLS as DEFAULT_FILLS,
     FLAT as FLAT,
     SYMMETRIES as SYMMETRIES,
     Explanation as Explanation,
@@ -18,14 +17,8 @@ from .api import (
     with_baseline as with_baseline,
 )
 from .cam import (
-    CHANNELWISE as CHANNELWISE,
-    INPUT_LAYER as INPUT_LAYER,
-    LAYERLESS as LAYERLESS,
-    METHODS as METHODS,
-    Method as Method,
     RawMap as RawMap,
     grad_cam_pp as grad_cam_pp,
-    score_cam as score_cam,
 )
 from .forward_pass import (
     Capture as Capture,
@@ -33,6 +26,19 @@ from .forward_pass import (
     frozen as frozen,
     observe as observe,
     replaced as replaced,
+)
+from .masked import (
+    score_cam as score_cam,
+)
+from .methods import (
+    CHANNELWISE as CHANNELWISE,
+    INPUT_LAYER as INPUT_LAYER,
+    LAYERLESS as LAYERLESS,
+    METHODS as METHODS,
+    Method as Method,
+    MethodFunction as MethodFunction,
+    record_of as record_of,
+    register as register,
 )
 from .target import (
     PRESETS as PRESETS,

@@ -4,7 +4,6 @@ status.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,19 +15,29 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad
 
 from segproof.data import Reading, Sample, as_samples
 from segproof.errors import DataError, SegproofError, UnknownNameError, canonical
-from segproof.explain.cam import (
+from segproof.explain.cam import RawMap
+from segproof.explain.forward_pass import Bindable, Capture, ForwardPass, observe
+from segproof.explain.methods import (
     INPUT_LAYER,
     LAYERLESS,
     METHODS,
     PAPER_METHODS,
-    Method,
-    RawMap,
+    MethodFunction,
+    method_name,
     reads_baseline,
 )
-from segproof.explain.forward_pass import Bindable, Capture, ForwardPass, observe
 from segproof.explain.target import BoundTarget, FixedTarget, Preset, Target, objects
 from segproof.models import SegmentationModel, all_finite, as_model, probabilities
-from segproof.perturb import FILLS, Fill, FillContext, background_of, binarise, make_fill, seeded
+from segproof.perturb import (
+    DEFAULT_FILLS,
+    FILLS,
+    FillContext,
+    FillFunction,
+    background_of,
+    binarise,
+    make_fill,
+    seeded,
+)
 
 __all__ = [
     "Explanation",
@@ -44,7 +53,6 @@ __all__ = [
 
 Status = Literal["ok", "all_zero", "constant", "non_finite", "no_target"]
 FLAT: Final = 1e-6  # a map whose range is below this share of its maximum is one value in float32
-DEFAULT_FILLS: Final[dict[Preset, str]] = {"strict": "background_texture", "paper": "neutral"}
 
 
 @dataclass(frozen=True)
@@ -200,12 +208,12 @@ def explain(
     model: SegmentationModel | nn.Module | str | Path,
     image: Any,
     *,
-    method: str | Method = "grad_cam",
+    method: str | MethodFunction = "grad_cam",
     layer: str = "decoder:-1",
     target: Target | str | int,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
-    fill: str | Fill | None = None,
+    fill: str | FillFunction | None = None,
     batch: int = 4,
     seed: int = 0,
     smooth: bool = False,
@@ -234,12 +242,12 @@ def explain_all(
     model: SegmentationModel | nn.Module | str | Path,
     image: Any,
     *,
-    methods: Sequence[str | Method],
+    methods: Sequence[str | MethodFunction],
     layers: Sequence[str],
     target: Target | str | int,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
-    fill: str | Fill | None = None,
+    fill: str | FillFunction | None = None,
     batch: int = 4,
     seed: int = 0,
     smooth: bool = False,
@@ -275,7 +283,7 @@ def explain_all(
 def _explain_sample(
     model: SegmentationModel,
     sample: Sample,
-    methods: Sequence[str | Method],
+    methods: Sequence[str | MethodFunction],
     layers: Sequence[str],
     target: Target,
     truth: Tensor | None,
@@ -293,12 +301,12 @@ def explain_objects(
     model: SegmentationModel | nn.Module | str | Path,
     image: Any,
     *,
-    methods: Sequence[str | Method],
+    methods: Sequence[str | MethodFunction],
     layers: Sequence[str],
     target: Target | str | int,
     truth: Tensor | None = None,
     valid: Tensor | None = None,
-    fill: str | Fill | None = None,
+    fill: str | FillFunction | None = None,
     batch: int = 4,
     seed: int = 0,
     min_area: int = 64,
@@ -335,7 +343,7 @@ class _Picture:
 
     model: SegmentationModel
     seen: ForwardPass
-    methods: dict[str, Method]
+    methods: dict[str, MethodFunction]
     layers: dict[str, str]
     truth: Tensor | None
     valid: Tensor | None
@@ -346,7 +354,7 @@ class _Picture:
         cls,
         model: SegmentationModel,
         image: Tensor,
-        methods: Sequence[str | Method],
+        methods: Sequence[str | MethodFunction],
         layers: Sequence[str],
         preset: Preset,
         truth: Tensor | None,
@@ -385,7 +393,7 @@ class _Picture:
         self,
         target: Target,
         *,
-        fill: str | Fill | None,
+        fill: str | FillFunction | None,
         batch: int,
         seed: int,
         smooth: bool = False,
@@ -502,7 +510,9 @@ def pad_below(image: Tensor, padding: tuple[int, int]) -> Tensor:
     return pad(image, (0, right, 0, bottom), mode="replicate")
 
 
-def _places(layers: dict[str, str], methods: dict[str, Method]) -> list[tuple[str, list[str]]]:
+def _places(
+    layers: dict[str, str], methods: dict[str, MethodFunction]
+) -> list[tuple[str, list[str]]]:
     """Layers with the methods to be made there; those without a layer last, once."""
     layered = [name for name in methods if name not in LAYERLESS]
     bare = [name for name in methods if name in LAYERLESS]
@@ -512,7 +522,7 @@ def _places(layers: dict[str, str], methods: dict[str, Method]) -> list[tuple[st
 def explain_capture(
     seen: Capture,
     model: SegmentationModel,
-    methods: dict[str, Method],
+    methods: dict[str, MethodFunction],
     layers: dict[str, str],
     target: Target,
 ) -> list[Explanation]:
@@ -586,11 +596,10 @@ def fuse(
     )
 
 
-def resolve_method(method: str | Method, preset: Preset) -> tuple[str, Method]:
+def resolve_method(method: str | MethodFunction, preset: Preset) -> tuple[str, MethodFunction]:
     """The name and the function of a method given by name, or any callable of the same form."""
     if not isinstance(method, str):
-        named = method.func if isinstance(method, functools.partial) else method
-        return getattr(named, "__name__", type(named).__name__), method
+        return method_name(method), method
     known = PAPER_METHODS if preset == "paper" else METHODS
     name = canonical(method, known)
     if name is None:

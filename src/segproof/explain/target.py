@@ -5,23 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol, get_args
+from typing import Final, Protocol
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
+from segproof.choices import PRESETS, REDUCES, SPACES, Preset, Reduce, Space
 from segproof.errors import DataError, ModelError, StudyError, UnknownNameError
 from segproof.models import Activation, all_finite, probabilities
 from segproof.perturb import dilate
 
-__all__ = ["BoundTarget", "FixedTarget", "Preset", "Region", "Target", "hard_mask", "objects"]
+__all__ = [
+    "PRESETS",
+    "BoundTarget",
+    "FixedTarget",
+    "Preset",
+    "Reduce",
+    "Region",
+    "Space",
+    "Target",
+    "hard_mask",
+    "objects",
+]
 
-
-Space = Literal["logit", "probability", "log_probability", "margin"]
-Reduce = Literal["mean", "sum"]
-Preset = Literal["strict", "paper"]
 # What `Region.of` reads: name -> how it is written.
 REGIONS: Final = {
     "prediction": "prediction",
@@ -33,9 +41,6 @@ REGIONS: Final = {
     "object": "object:N or object:X,Y",
     "ring": "ring:W",
 }
-SPACES: Final = get_args(Space)
-REDUCES: Final = get_args(Reduce)
-PRESETS: Final = get_args(Preset)
 MASKS: Final = ("prediction", "truth")  # what objects and rings can be those of
 DECISION: Final = 0.5  # tau of measures.md: multi-label channels are on from here
 

@@ -4,6 +4,9 @@ from .case import (
     MapMeasure as MapMeasure,
     Undefined as Undefined,
 )
+from .map_measures import (
+    MAP_MEASURES as MAP_MEASURES,
+)
 from .pictures import (
     BOUNDARY as BOUNDARY,
     MEASURES as MEASURES,

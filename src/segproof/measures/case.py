@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segproof.explain import Capture
 from segproof.models import SegmentationModel
-from segproof.perturb import Fill
+from segproof.perturb import FillFunction
 
 __all__ = ["Card", "HeatmapCase", "MapMeasure", "Undefined"]
 
@@ -32,7 +32,7 @@ class HeatmapCase:
     model: SegmentationModel
     seen: Capture
     heatmap: Tensor
-    fill: Fill
+    fill: FillFunction
     truth: Tensor | None = None
     again: Callable[[Capture, SegmentationModel], Tensor] | None = None
     seed: int = 0

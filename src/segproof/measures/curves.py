@@ -23,8 +23,8 @@ from segproof.measures.pictures import confidence
 from segproof.models import SegmentationModel, all_finite, evaluating, probabilities
 from segproof.perturb import (
     NOISE,
-    Fill,
     FillContext,
+    FillFunction,
     background_of,
     linear_imputation,
     make_fill,
@@ -273,7 +273,7 @@ def influence(
     image: Tensor,
     classes: Sequence[int | str] | None = None,
     *,
-    fill: str | Callable[[Tensor], Fill] = "background_texture",
+    fill: str | Callable[[Tensor], FillFunction] = "background_texture",
     valid: Tensor | None = None,
     batch: int = 4,
     seed: int = 0,

@@ -9,11 +9,11 @@ from typing import Any, Final, Literal, get_args
 import torch
 from torch import Tensor
 
+from segproof.choices import Activation
 from segproof.errors import ModelError, UnknownNameError
 
 __all__ = ["KINDS", "Activation", "Kind", "Output", "OutputReader", "describe", "entries"]
 
-Activation = Literal["softmax", "sigmoid"]
 Kind = Literal["logits", "probabilities", "log_probabilities"]
 Pick = Callable[[Any], Any]
 Output = str | int | Pick | tuple[str | int | Pick, Kind]

@@ -6,15 +6,15 @@ import ctypes
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from segproof.choices import PRECISIONS, Precision
+
 __all__ = ["EXACT", "PRECISIONS", "Kernels", "Precision", "keep_blocks"]
 
-Precision = Literal["float32", "bfloat16", "float16"]
-PRECISIONS: Final = ("float32", "bfloat16", "float16")
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of mallopt, malloc.h
 _KEPT: Final = 2_000_000_000  # bytes
 

@@ -1,11 +1,11 @@
 from .controls import (
     random_blobs as random_blobs,
 )
-from .fills import (
-    FILLS as FILLS,
-    OUTLINE as OUTLINE,
-    Fill as Fill,
+from .fill_context import (
     FillContext as FillContext,
+)
+from .fills import (
+    OUTLINE as OUTLINE,
     background_of as background_of,
     blend as blend,
     make_fill as make_fill,
@@ -16,6 +16,20 @@ from .imputation import (
     NOISE as NOISE,
     linear_imputation as linear_imputation,
     unit_of as unit_of,
+)
+from .records import (
+    CONTROL_PREFIX as CONTROL_PREFIX,
+    CONTROLS as CONTROLS,
+    DEFAULT_FILLS as DEFAULT_FILLS,
+    FILLS as FILLS,
+    Control as Control,
+    Fill as Fill,
+    FillFunction as FillFunction,
+    control_id as control_id,
+    control_name as control_name,
+    control_of as control_of,
+    is_control as is_control,
+    register_fill as register_fill,
 )
 from .regions import (
     STRATEGIES as STRATEGIES,

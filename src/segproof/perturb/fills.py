@@ -1,10 +1,8 @@
-"""From a heatmap to a region, from a region to a perturbed picture."""
+"""Makes fills: what stands in the place of removed pixels, and pictures perturbed with it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -12,57 +10,55 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 
 from segproof.errors import DataError, UnknownNameError
+from segproof.perturb.fill_context import FillContext
 from segproof.perturb.imputation import NOISE, linear_imputation, unit_of
+from segproof.perturb.records import FILLS, FillFunction
 from segproof.perturb.regions import dilate, largest_square
-from segproof.perturb.seeding import seeded
 
-__all__ = ["FILLS", "Fill", "FillContext", "blend", "make_fill", "membrane", "perturb"]
+__all__ = [
+    "background_of",
+    "background_texture",
+    "black",
+    "blend",
+    "blur",
+    "borrowed",
+    "image_mean",
+    "inpaint",
+    "linear",
+    "make_fill",
+    "membrane",
+    "neutral",
+    "noise",
+    "perturb",
+]
 
 
-Fill = Callable[[Tensor, Tensor], Tensor]
 OUTLINE: Final = 4  # px around truth and prediction that are no background (eaves, own shadow)
 SCARCE: Final = 0.01  # a smaller share of background is too little to make a texture of
 
 
-@dataclass(frozen=True)
-class FillContext:
-    """What a fill may look at: the clean picture, the network's zero, the background, a generator.
-
-    `image` [B, H, W]; `neutral` [B or 1, 1, 1]; `background` bool [H, W], far from truth and
-    prediction; `valid` bool [H, W]; `donor` [B, h, w], a patch of another tile without the class.
-    """
-
-    image: Tensor
-    neutral: Tensor
-    background: Tensor
-    valid: Tensor
-    generator: torch.Generator
-    donor: Tensor | None = None
-
-    def seeded(self, *key: object) -> FillContext:
-        """The same with the generator of a fill of this key."""
-        return replace(self, generator=seeded("fill", *key))
-
-
-def _neutral(clean: FillContext) -> Tensor:
+def neutral(clean: FillContext) -> Tensor:
+    """The value that the network's normalisation turns into 0, [B, H, W]."""
     return clean.neutral.to(clean.image).expand_as(clean.image)
 
 
-def _black(clean: FillContext) -> Tensor:
+def black(clean: FillContext) -> Tensor:
+    """Zero in every band, [B, H, W]."""
     return torch.zeros_like(clean.image)
 
 
-def _image_mean(clean: FillContext) -> Tensor:
+def image_mean(clean: FillContext) -> Tensor:
+    """The mean of the valid pixels of each band, [B, H, W]."""
     mean = clean.image[:, clean.valid].mean(dim=1)
     return mean[:, None, None].expand_as(clean.image)
 
 
-def _blur(clean: FillContext) -> Tensor:
+def blur(clean: FillContext) -> Tensor:
     """Gaussian blur, sigma = 1/32 of the longer side: 16 px (4.8 m at 0.3 m) on a tile of 512."""
     return _gaussian(clean.image, max(clean.image.shape[-2:]) / 32)
 
 
-def _noise(clean: FillContext) -> Tensor:
+def noise(clean: FillContext) -> Tensor:
     """Uniform noise over [0, 1], or over each band's own range where the raster has other units."""
     image = clean.image
     pixels = image[:, clean.valid]
@@ -73,7 +69,7 @@ def _noise(clean: FillContext) -> Tensor:
     return low[:, None, None] + drawn * (high - low)[:, None, None]
 
 
-def _background_texture(clean: FillContext) -> Tensor:
+def background_texture(clean: FillContext) -> Tensor:
     """The tile's own background pixels, shuffled, blurred by 1 px, mean and deviation restored.
 
     A texture with the statistics of the ground and no outline of its own.
@@ -95,7 +91,7 @@ def membrane(image: Tensor, known: Tensor) -> Tensor:
     """An image [B, H, W] whose unknown pixels follow smoothly from those `known`, bool [H, W].
 
     Pulled down a pyramid of means over known pixels until there are some everywhere, and pushed up
-    again, bilinear. KnownScene pixels stay; nothing is read from the others (gortler1996lumigraph).
+    again, bilinear. Known pixels stay; nothing is read from the others (gortler1996lumigraph).
     """
     weight = known[None].to(image)
     value = torch.where(known, image, 0.0)
@@ -114,29 +110,29 @@ def membrane(image: Tensor, known: Tensor) -> Tensor:
     return torch.where(known, image, result)
 
 
-def _seamless(clean: FillContext, source: Tensor) -> Fill:
+def _seamless(clean: FillContext, source: Tensor) -> FillFunction:
     """`source` [B, H, W], shifted smoothly so that it meets what is kept: no outline stays."""
     low, high = _range(clean)
 
     def fill(images: Tensor, keep: Tensor) -> Tensor:
-        found = []
+        filled = []
         for n, kept in enumerate(keep):
             image = images[min(n, len(images) - 1)]
             known = kept & clean.valid
             shift = torch.where(known, image - source, 0.0)
             moved = source + membrane(shift, known) if bool(known.any()) else source
-            found.append(torch.where(kept, image, moved.clamp(low, high)))
-        return torch.stack(found)
+            filled.append(torch.where(kept, image, moved.clamp(low, high)))
+        return torch.stack(filled)
 
     return fill
 
 
-def _inpaint(clean: FillContext) -> Fill:
+def inpaint(clean: FillContext) -> FillFunction:
     """Background texture that meets the kept pixels without a step."""
-    return _seamless(clean, _background_texture(clean))
+    return _seamless(clean, background_texture(clean))
 
 
-def _borrowed(clean: FillContext) -> Fill:
+def borrowed(clean: FillContext) -> FillFunction:
     """Ground of another tile, or of this one, mirrored to its size; it meets the kept pixels."""
     patch = clean.donor
     if patch is None:
@@ -145,7 +141,7 @@ def _borrowed(clean: FillContext) -> Fill:
     return _seamless(clean, _mirrored(patch, (clean.image.shape[-2], clean.image.shape[-1])))
 
 
-def _linear(clean: FillContext) -> Fill:
+def linear(clean: FillContext) -> FillFunction:
     """Each removed pixel the weighted mean of its neighbours, with the same noise in every picture
     of a tile; the mean of the bands where nothing is kept (rong2022road).
     """
@@ -154,15 +150,15 @@ def _linear(clean: FillContext) -> Fill:
     noise = torch.randn(clean.image.shape, generator=clean.generator).to(clean.image) * NOISE * unit
 
     def fill(images: Tensor, keep: Tensor) -> Tensor:
-        found = []
+        filled = []
         for n, kept in enumerate(keep):
             image, known = images[min(n, len(images) - 1)], kept & clean.valid
             if bool(known.any()):
                 smooth = linear_imputation(image, known, 0.0, clean.generator)
             else:
-                smooth = _image_mean(clean)
-            found.append(torch.where(kept, image, (smooth + noise).clamp(low, high)))
-        return torch.stack(found)
+                smooth = image_mean(clean)
+            filled.append(torch.where(kept, image, (smooth + noise).clamp(low, high)))
+        return torch.stack(filled)
 
     return fill
 
@@ -181,21 +177,6 @@ def _range(clean: FillContext) -> tuple[Tensor, Tensor]:
     return pixels.amin(dim=1)[:, None, None], pixels.amax(dim=1)[:, None, None]
 
 
-# In the order in which `strict` tries them: least artificial first. What one makes is the baseline
-# b [B, H, W] of a tile, or a function (images, keep) -> images where it depends on what is kept.
-FILLS: Final[dict[str, Callable[[FillContext], Tensor | Fill]]] = {
-    "background_texture": _background_texture,
-    "inpaint": _inpaint,
-    "borrowed": _borrowed,
-    "linear": _linear,
-    "blur": _blur,
-    "image_mean": _image_mean,
-    "neutral": _neutral,
-    "black": _black,
-    "noise": _noise,
-}
-
-
 def background_of(roofs: Tensor, probability: Tensor, valid: Tensor) -> Tensor:
     """Background pixels, bool [H, W]: valid and more than 4 px from `roofs` (truth or prediction).
 
@@ -208,7 +189,7 @@ def background_of(roofs: Tensor, probability: Tensor, valid: Tensor) -> Tensor:
     return valid & (probability <= limit)
 
 
-def make_fill(name: str, clean: FillContext) -> Fill:
+def make_fill(name: str, clean: FillContext) -> FillFunction:
     """A fill (images [N or 1, B, H, W], keep [N, H, W]) -> images; what does not depend on `keep`
     is made once for a tile.
 
@@ -220,10 +201,9 @@ def make_fill(name: str, clean: FillContext) -> Fill:
         raise UnknownNameError.of("fill", name, FILLS)
     if not bool(clean.valid.any()):
         raise DataError("a tile without a valid pixel", "at least one", "leave the tile out")
-    made = FILLS[name](clean)
-    if not isinstance(made, Tensor):
-        return made
-    baseline = made
+    baseline = FILLS[name](clean)
+    if not isinstance(baseline, Tensor):
+        return baseline
 
     def fill(images: Tensor, keep: Tensor) -> Tensor:
         return perturb(images, keep, baseline)
@@ -231,7 +211,7 @@ def make_fill(name: str, clean: FillContext) -> Fill:
     return fill
 
 
-def blend(fill: Fill, images: Tensor, keep: Tensor) -> Tensor:
+def blend(fill: FillFunction, images: Tensor, keep: Tensor) -> Tensor:
     """Blend keep x + (1 - keep) b for `keep` [N, H, W] in [0, 1]; b: the fill, nothing kept.
 
     Where a pixel stays or goes as a whole it is taken as it is, so that NaN cannot leak.

@@ -31,10 +31,10 @@ from segproof.analysis import (
     ALPHA,
     LEAST_IMAGES,
     LEAST_METHODS,
-    Preset,
     measure_label,
     method_label,
 )
+from segproof.explain import Preset
 
 __all__ = [
     "critical_difference",

@@ -19,14 +19,15 @@ import pandas as pd
 from segproof.analysis import (
     BOUNDARY,
     JOINED,
+    MEASURES,
     SHORT,
     VALID_DROP,
-    Preset,
-    Tables,
+    Analysis,
+    measure_of,
     method_label,
     strategy_label,
-    tables,
 )
+from segproof.explain import Preset
 from segproof.measures import evidence_of, shipped_evidence
 from segproof.perturb import STRATEGIES
 from segproof.report import figures as plot
@@ -147,16 +148,16 @@ def _lines(frame: pd.DataFrame) -> list[dict[str, Any]]:
 # --- sections ---------------------------------------------------------------------------------
 
 
-def _cells_used(made: Tables) -> list[tuple[str, str]]:
+def _cells_used(made: Analysis) -> list[tuple[str, str]]:
     """(reference, fill) pairs with the headline's first."""
     pairs = made.sweep[["reference", "fill"]].drop_duplicates()
     found = [(str(a), str(b)) for a, b in pairs.itertuples(index=False)]
-    lead = (made.at.reference, made.at.fill)
+    lead = (made.headline.reference, made.headline.fill)
     return [lead, *(pair for pair in found if pair != lead)] if found else []
 
 
 def _studied(
-    made: Tables, tiles: pd.DataFrame, manifest: Mapping[str, Any], rows: pd.DataFrame
+    made: Analysis, tiles: pd.DataFrame, manifest: Mapping[str, Any], rows: pd.DataFrame
 ) -> Section:
     section = Section("studied", "What was studied")
     model, data = manifest.get("model", {}), manifest.get("data", {})
@@ -231,7 +232,7 @@ def _tiles_left_out(section: Section, tiles: pd.DataFrame) -> None:
     section.add("grid", Grid(head, lines, "Tiles left out are counted and never averaged."))
 
 
-def _validity(section: Section, made: Tables) -> None:
+def _validity(section: Section, made: Analysis) -> None:
     lines = [
         [
             Cell(line["fill"], struck=not line["valid"]),
@@ -304,7 +305,7 @@ def _gallery(pictures: Sequence[Mapping[str, Any]]) -> Section:
     return section
 
 
-def _task1(made: Tables) -> Section:
+def _task1(made: Analysis) -> Section:
     section = Section(
         "task1",
         "Task 1: sweep over region sizes",
@@ -340,7 +341,7 @@ def _task1(made: Tables) -> Section:
     return section
 
 
-def _sizes(section: Section, made: Tables, reference: str, fill: str) -> None:
+def _sizes(section: Section, made: Analysis, reference: str, fill: str) -> None:
     if _at(made.sweep, binarisation="threshold", reference=reference, fill=fill).empty:
         return
     section.add("heading", "Why matched area")
@@ -400,7 +401,7 @@ def _best_cell(item: Mapping[str, Any]) -> Cell:
     )
 
 
-def _auc_grid(made: Tables, reference: str, fill: str) -> Grid:
+def _auc_grid(made: Analysis, reference: str, fill: str) -> Grid:
     frame = _at(made.auc, reference=reference, fill=fill)
     kinds = [k for k in ("area", "threshold") if (frame["binarisation"] == k).any()]
     indexed = {
@@ -428,7 +429,7 @@ def _auc_grid(made: Tables, reference: str, fill: str) -> Grid:
     return Grid(head, lines, caption)
 
 
-def _sweep_grid(made: Tables, reference: str, fill: str) -> Grid:
+def _sweep_grid(made: Analysis, reference: str, fill: str) -> Grid:
     frame = _at(made.sweep, reference=reference, fill=fill)
     lines = []
     for item in _lines(frame):
@@ -465,10 +466,10 @@ def _sweep_grid(made: Tables, reference: str, fill: str) -> Grid:
 
 def _judging_column(preset: Preset) -> str:
     """Column that judges M3."""
-    return tables.measure_of("highlighted_and_target", preset)[0]
+    return measure_of("highlighted_and_target", preset)[0]
 
 
-def _task2(made: Tables) -> Section:
+def _task2(made: Analysis) -> Section:
     section = Section(
         "task2",
         "Task 2: which method is faithful",
@@ -501,10 +502,10 @@ def _task2(made: Tables) -> Section:
     return section
 
 
-def _overall(made: Tables) -> Section:
+def _overall(made: Analysis) -> Section:
     """What the verdict goes by: all candidates at the headline cell, by value and by rank."""
     name = _measure_name(made.measure)
-    where = f"fill {made.at.fill}, region {made.at.reference}"
+    where = f"fill {made.headline.fill}, region {made.headline.reference}"
     section = Section(
         "ranking",
         "All layers and methods together",
@@ -543,7 +544,7 @@ def _yes(value: Any) -> str:
     return "undecided" if pd.isna(value) else "yes" if value else "no"
 
 
-def _mean_ranks(section: Section, made: Tables) -> None:
+def _mean_ranks(section: Section, made: Analysis) -> None:
     """Critical-difference diagrams: the measure that decides in sight, the others folded."""
     frame = made.mean_ranks
     if frame.empty:
@@ -556,13 +557,13 @@ def _mean_ranks(section: Section, made: Tables) -> None:
     )
     section.add("picture", _ranks_picture(made, lead, caption))
     others = Section("", "The same by the other measures, and all mean ranks")
-    for measure in (m for m in tables.MEASURES if m != lead):
+    for measure in (m for m in MEASURES if m != lead):
         others.add("picture", _ranks_picture(made, measure, ""))
     others.add("grid", _ranks_grid(frame, lead))
     section.add("fold", others)
 
 
-def _ranks_picture(made: Tables, measure: str, caption: str) -> Picture:
+def _ranks_picture(made: Analysis, measure: str, caption: str) -> Picture:
     figure = plot.critical_difference(made.mean_ranks, measure=measure, preset=made.preset)
     return Picture(plot.data_uri(plot.svg(figure)), f"mean ranks by {measure}", caption)
 
@@ -644,14 +645,14 @@ def _faithfulness_grid(part: pd.DataFrame) -> Grid:
     return Grid(head, lines, caption)
 
 
-def _task3(made: Tables) -> Section:
+def _task3(made: Analysis) -> Section:
     section = Section(
         "task3",
         "Task 3: which layer",
         "The same measures layer by layer. Layers are compared on the same tiles, method by "
         "method, so that easy tiles cannot decide.",
     )
-    at = made.at
+    at = made.headline
     if made.layers.empty:
         section.add("text", "Only one layer was studied, so there is nothing to compare.")
         return section
@@ -720,14 +721,14 @@ def _layers_grid(frame: pd.DataFrame, before: str = "") -> Grid:
     return Grid(head, lines, before + caption)
 
 
-def _controls(made: Tables) -> Section:
+def _controls(made: Analysis) -> Section:
     section = Section(
         "controls",
         "Controls",
         "A method deserves trust only if it beats region-sized random blobs, and it adds something "
         "only if it beats the model's own probability map, at matched area and on the same tiles.",
     )
-    frame = _at(made.against_controls, reference=made.at.reference, fill=made.at.fill)
+    frame = _at(made.against_controls, reference=made.headline.reference, fill=made.headline.fill)
     known = [n for n in ("random", "p_c") if len(frame) and frame[f"beats_{n}"].notna().any()]
     if known:
         section.add("grid", _against_grid(_at(frame, measure=made.measure), known))
@@ -777,7 +778,7 @@ def _against_grid(frame: pd.DataFrame, known: Sequence[str]) -> Grid:
     return Grid(head, lines, caption)
 
 
-def _originals_grid(made: Tables) -> Grid:
+def _originals_grid(made: Analysis) -> Grid:
     names = {
         "control:original": "the image itself",
         "control:empty": "nothing but the fill",
@@ -794,7 +795,7 @@ def _originals_grid(made: Tables) -> Grid:
             *(_num(_number(i[name])) for name in measured),
             _num(str(i["n"])),
         ]
-        for i in _lines(_at(made.originals, reference=made.at.reference))
+        for i in _lines(_at(made.originals, reference=made.headline.reference))
     ]
     head = [("Input", False), ("Fill", False)]
     shown = {"iou": "IoU"} | dict(zip(BOUNDARY, ("Boundary F", "against P"), strict=True))
@@ -802,8 +803,8 @@ def _originals_grid(made: Tables) -> Grid:
     return Grid([*head, ("n", True)], lines, "Means over tiles: the ends of every scale above.")
 
 
-def _gain_grid(made: Tables) -> Grid:
-    frame = _at(made.m3_gain, fill=made.at.fill)
+def _gain_grid(made: Analysis) -> Grid:
+    frame = _at(made.m3_gain, fill=made.headline.fill)
     several = frame["reference"].nunique() > 1
     words = {"area": "matched area", "threshold": "thresholds", "mass": "shares of the map's sum"}
     lines = [
@@ -843,7 +844,7 @@ FACTORS = {
 }
 
 
-def _firmness(made: Tables) -> Section:
+def _firmness(made: Analysis) -> Section:
     section = Section(
         "firmness",
         "How firm is the order?",
@@ -865,7 +866,7 @@ def _firmness(made: Tables) -> Section:
                 _num(_number(i["tau"], 2)),
                 _num(str(i["methods"])),
             ]
-            for i in _lines(_at(made.fill_agreement, reference=made.at.reference))
+            for i in _lines(_at(made.fill_agreement, reference=made.headline.reference))
         ]
         head = [("Measure", False), ("Layer", False), ("Fills", False), ("Kendall tau", True)]
         caption = f"1: the same order of methods under both fills; {MINUS}1: the reverse."
@@ -1013,7 +1014,7 @@ def _judged(judged: pd.DataFrame) -> Section:
     return section
 
 
-def _believed(made: Tables, judged: pd.DataFrame | None) -> Section:
+def _believed(made: Analysis, judged: pd.DataFrame | None) -> Section:
     """How each measure of this report did where the right answer is known."""
     about = shipped_evidence()
     section = Section(
@@ -1029,8 +1030,8 @@ def _believed(made: Tables, judged: pd.DataFrame | None) -> Section:
     whole = [] if judged is None else list(dict.fromkeys(judged["measure"].astype(str)))
     lines = []
     for measure in [*cut, *whole]:
-        kind = "map" if measure in whole else made.at.binarisation
-        cards = {card["tier"]: card for card in evidence_of(measure, kind, made.at.fill)}
+        kind = "map" if measure in whole else made.headline.binarisation
+        cards = {card["tier"]: card for card in evidence_of(measure, kind, made.headline.fill)}
         texts = [_tau(cards.get(tier)) for tier in ("a", "b")]
         notes = dict.fromkeys(card["label"] for card in cards.values() if card["label"])
         first = min((card["oracle_first"] for card in cards.values()), default=None)
@@ -1041,7 +1042,7 @@ def _believed(made: Tables, judged: pd.DataFrame | None) -> Section:
     head = [("Measure", False), ("Tau, tier a", True), ("Tau, tier b", True)]
     head += [("Best map first, worst tier", True), ("Note", False)]
     caption = (
-        f"95 % intervals over scenes; cut by {made.at.binarisation}. Made by "
+        f"95 % intervals over scenes; cut by {made.headline.binarisation}. Made by "
         f"{about['command']}, version {about['version']}."
     )
     section.add("grid", Grid(head, lines, caption))
@@ -1056,7 +1057,7 @@ def _tau(card: Mapping[str, Any] | None) -> str:
     return f"{card['tau']:.2f} ({card['low']:.2f} to {card['high']:.2f})"
 
 
-def _statuses(made: Tables) -> Section:
+def _statuses(made: Analysis) -> Section:
     section = Section(
         "statuses",
         "Heatmaps that failed",
@@ -1208,7 +1209,7 @@ def render(
     manifest: Mapping[str, Any],
     pictures: Sequence[Mapping[str, Any]] = (),
     *,
-    made: Tables | None = None,
+    made: Analysis | None = None,
     judged: pd.DataFrame | None = None,
 ) -> str:
     """Return the report as one HTML page.
@@ -1217,11 +1218,11 @@ def render(
     (ok, skipped, failed), reason. `manifest`: the study's manifest; missing entries are left out.
     `pictures`: dicts with sample, image [B, H, W], truth and prediction bool [H, W], and heatmaps,
     (method, layer) -> [H, W] in [0, 1]; the first six are shown. `made` saves making the tables
-    again; `judged` are the measures of whole heatmaps (`tables.judged`), if any. Every string is
+    again; `judged` are the measures of whole heatmaps (`heatmap_scores`), if any. Every string is
     escaped; the page asks nothing from outside.
     """
     preset: Preset = "paper" if manifest.get("preset") == "paper" else "strict"
-    made = tables.make(rows, preset) if made is None else made
+    made = Analysis(rows, preset) if made is None else made
     sections = [
         _studied(made, tiles, manifest, rows),
         _gallery(pictures),
@@ -1274,7 +1275,7 @@ def _sentences(text: str) -> tuple[str, str]:
 
 
 def _facts(
-    made: Tables, manifest: Mapping[str, Any], counts: pd.Series[int]
+    made: Analysis, manifest: Mapping[str, Any], counts: pd.Series[int]
 ) -> list[tuple[str, str]]:
     left = int(counts.get("skipped", 0)) + int(counts.get("failed", 0))
     methods = made.statuses["method"].nunique()
@@ -1290,7 +1291,7 @@ def _facts(
     ]
 
 
-def _marks(made: Tables) -> list[tuple[str, str]]:
+def _marks(made: Analysis) -> list[tuple[str, str]]:
     """Explain the marks that can occur."""
     flags = made.against_controls
     out = []

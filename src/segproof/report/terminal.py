@@ -13,7 +13,7 @@ from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from segproof.analysis import RunComparison, Tables, tables
+from segproof.analysis import VALID_DROP, Analysis, RunComparison, measure_label, method_label
 from segproof.errors import printable
 from segproof.measures import Card, MeasureInfo, evidence_of
 from segproof.study import DataReport, Status
@@ -105,7 +105,7 @@ def print_check(out: Console, found: DataReport) -> None:
     out.print(f"{found.good} good, {found.bad} bad")
 
 
-def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
+def print_tables(out: Console, made: Analysis, *, brief: bool = False) -> None:
     """Print the ranking of all methods and layers together by the measure that judges, the best of
     them, then tasks 1-3 and the rank agreement, all at the headline fill; struck through: outlines.
 
@@ -121,7 +121,7 @@ def print_tables(out: Console, made: Tables, *, brief: bool = False) -> None:
     _print_agreement(out, made)
 
 
-def _print_best(out: Console, made: Tables, kind: str) -> None:
+def _print_best(out: Console, made: Analysis, kind: str) -> None:
     best = _at_headline(made.best, made)
     best = best[best["binarisation"] == kind]
     if best.empty:
@@ -131,7 +131,7 @@ def _print_best(out: Console, made: Tables, kind: str) -> None:
     table.add_column("layer")
     table.add_column(kind, justify="right")
     for name in ("M1", "M2", "M3"):
-        table.add_column(tables.measure_label(name, made.preset))
+        table.add_column(measure_label(name, made.preset))
     for (layer, level), part in best.groupby(["layer", "level"], sort=True):
         cells = {row.measure: _best_cell(row) for row in _lines(part)}
         table.add_row(
@@ -142,8 +142,8 @@ def _print_best(out: Console, made: Tables, kind: str) -> None:
     out.print(table, "")
 
 
-def _print_ranking(out: Console, made: Tables) -> None:
-    at, ranking = made.at, made.faithfulness
+def _print_ranking(out: Console, made: Analysis) -> None:
+    at, ranking = made.headline, made.faithfulness
     ranking = ranking[(ranking["fill"] == at.fill) & (ranking["binarisation"] == at.binarisation)]
     table = _table(f"Task 2: IoU drop (higher = more faithful), mean over {at.binarisation}s", made)
     for name in ("rank", "layer", "method"):
@@ -159,7 +159,7 @@ def _print_ranking(out: Console, made: Tables) -> None:
         table.add_row(
             rank,
             escape(row.layer) or "control",
-            tables.method_label(row.method),
+            method_label(row.method),
             _strike(f"{row.mean:+.3f}", row.struck),
             f"{row.low:+.3f} to {row.high:+.3f}",
             f"{row.n}",
@@ -168,13 +168,13 @@ def _print_ranking(out: Console, made: Tables) -> None:
     out.print(table, "")
 
 
-def _print_candidates(out: Console, made: Tables) -> None:
+def _print_candidates(out: Console, made: Analysis) -> None:
     """All layer x method pairs together by the measure that judges, best first."""
     ranking = made.ranking
     if ranking.empty:
         return
-    measure = tables.measure_label(made.measure, made.preset)
-    table = _table(f"{measure}, mean over {made.at.binarisation}s", made)
+    measure = measure_label(made.measure, made.preset)
+    table = _table(f"{measure}, mean over {made.headline.binarisation}s", made)
     for name in ("rank", "layer", "method"):
         table.add_column(name)
     for name in ("mean", "95 % interval", "tiles", "p vs best"):
@@ -184,7 +184,7 @@ def _print_candidates(out: Console, made: Tables) -> None:
         table.add_row(
             "-" if pd.isna(row.rank) else f"{row.rank:.0f}",
             escape(row.layer),
-            tables.method_label(row.method),
+            method_label(row.method),
             f"{row.mean:+.3f}",
             f"{row.low:+.3f} to {row.high:+.3f}",
             f"{row.n}",
@@ -227,7 +227,7 @@ def print_comparison(out: Console, made: RunComparison) -> None:
         table.add_row(
             row.measure,
             escape(row.layer),
-            "prediction" if row.method == "prediction" else tables.method_label(row.method),
+            "prediction" if row.method == "prediction" else method_label(row.method),
             f"{row.a:.3f}",
             f"{row.b:.3f}",
             f"{row.difference:+.3f}",
@@ -259,22 +259,23 @@ def print_fills(
         for name, found in probe.items():
             drop = found[fill]
             text = f"{drop['mean_drop']:.2f} ({drop['min_drop']:.2f})"
-            text = text if drop["mean_drop"] >= tables.VALID_DROP else f"[strike]{text}[/]"
+            text = text if drop["mean_drop"] >= VALID_DROP else f"[strike]{text}[/]"
             cells.append(f"[bold]* {text}[/]" if name == outline and fill in fills else text)
         table.add_row(fill, *cells)
     out.print(table)
     out.print(
-        f"* what a strict study takes; struck: below {tables.VALID_DROP:g}, the fill draws the"
+        f"* what a strict study takes; struck: below {VALID_DROP:g}, the fill draws the"
         " target instead of removing it",
         style="dim",
     )
 
 
-def _print_layers(out: Console, made: Tables) -> None:
+def _print_layers(out: Console, made: Analysis) -> None:
     if made.layers.empty:
         return
     frame = _at_headline(made.layers, made)
-    table = _table(f"Task 3: layers, paired differences, mean over {made.at.binarisation}s", made)
+    title = f"Task 3: layers, paired differences, mean over {made.headline.binarisation}s"
+    table = _table(title, made)
     for name in ("measure", "method", "layers"):
         table.add_column(name)
     for name in ("difference", "95 % interval", "p (Holm)"):
@@ -283,7 +284,7 @@ def _print_layers(out: Console, made: Tables) -> None:
     for row in _lines(frame):
         table.add_row(
             row.measure,
-            tables.method_label(row.method),
+            method_label(row.method),
             escape(f"{row.layer_a} - {row.layer_b}"),
             _strike(f"{row.difference:+.3f}", row.struck),
             f"{row.low:+.3f} to {row.high:+.3f}",
@@ -293,7 +294,7 @@ def _print_layers(out: Console, made: Tables) -> None:
     out.print(table, "")
 
 
-def _print_agreement(out: Console, made: Tables) -> None:
+def _print_agreement(out: Console, made: Analysis) -> None:
     if made.mean_ranks.empty:
         return
     table = _table("Rank agreement: Kendall's W (1 = the same order)", made)
@@ -313,14 +314,16 @@ def _print_agreement(out: Console, made: Tables) -> None:
     out.print(table, "")
 
 
-def _table(title: str, made: Tables) -> Table:
-    heading = f"{title} (fill {made.at.fill}, region {made.at.reference})"
+def _table(title: str, made: Analysis) -> Table:
+    heading = f"{title} (fill {made.headline.fill}, region {made.headline.reference})"
     return Table(title=heading, title_justify="left", box=None)
 
 
-def _at_headline(frame: pd.DataFrame, made: Tables) -> pd.DataFrame:
+def _at_headline(frame: pd.DataFrame, made: Analysis) -> pd.DataFrame:
     """The lines of a table at the headline's fill and region."""
-    return frame[(frame["fill"] == made.at.fill) & (frame["reference"] == made.at.reference)]
+    return frame[
+        (frame["fill"] == made.headline.fill) & (frame["reference"] == made.headline.reference)
+    ]
 
 
 def _lines(frame: pd.DataFrame) -> list[Any]:
@@ -330,7 +333,7 @@ def _lines(frame: pd.DataFrame) -> list[Any]:
 
 def _best_cell(row: Any) -> str:
     digits = 5 if abs(row.mean) < 0.01 else 3
-    text = f"{tables.method_label(row.best)} {row.mean:.{digits}f}"
+    text = f"{method_label(row.best)} {row.mean:.{digits}f}"
     if row.tied:
         text += f" (= {len(row.tied.split(', '))} more)"
     return _strike(text, row.struck)

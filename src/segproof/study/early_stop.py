@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from segproof.analysis import ALPHA, MARGIN, Preset, tables
+from segproof.analysis import (
+    ALPHA,
+    MARGIN,
+    candidates,
+    headline,
+    headline_measure,
+    higher_is_better,
+    measure_label,
+    method_label,
+)
 from segproof.errors import StudyError, UnknownNameError
+from segproof.perturb import CONTROLS, control_name
+
+if TYPE_CHECKING:
+    from segproof.explain import Preset
 
 __all__ = ["ASKED", "LEAST", "NOTE", "Asked", "EarlyStop", "Race", "StopRule", "shuffled"]
 
@@ -22,7 +35,7 @@ Places = npt.NDArray[np.intp]
 Asked = Literal["best", "ranking", "controls"]
 ASKED: Final[tuple[Asked, ...]] = get_args(Asked)
 LEAST: Final = 10  # tiles before anything is said
-RIVALS: Final = ("control:random", "control:p_c")
+RIVALS: Final = tuple(control.id for control in CONTROLS.values() if control.rival)
 PROCEDURE: Final = (
     "e-process of symmetric paired differences after each tile (vovk2024symmetry, ville1939)"
 )
@@ -66,7 +79,7 @@ class StopRule:
         Raises:
             StudyError: one candidate alone, or no control to compare with.
         """
-        rivals = [name.removeprefix("control:") for name in RIVALS]
+        rivals = [control_name(rival) for rival in RIVALS]
         if self.asked == "controls" and not set(rivals) & set(controls):
             raise StudyError(
                 "until decided: controls, without one", " or ".join(rivals), "add it to --controls"
@@ -177,8 +190,8 @@ class _Contest:
 
     def __init__(self, until: StopRule, preset: Preset, rows: pd.DataFrame) -> None:
         self.until, self.preset = until, preset
-        self.at = tables.headline(rows)
-        self.measure = tables.judging(rows, preset, at=self.at)
+        self.at = headline(rows)
+        self.measure = headline_measure(rows, preset, at=self.at)
         self.names = list(self._found(rows))
         rivals = [k for k, (_, method) in enumerate(self.names) if method in RIVALS]
         self.ours = [k for k in range(len(self.names)) if k not in rivals]
@@ -198,11 +211,11 @@ class _Contest:
         """Values of the measure by layer and method, one for each tile of `rows`."""
         rivals = RIVALS if self.until.asked == "controls" else ()
         samples = pd.Index(rows["sample"].unique(), dtype=object)
-        return tables.candidates(rows, self.measure, self.preset, self.at, samples, rivals)
+        return candidates(rows, self.measure, self.preset, self.at, samples, rivals)
 
     def see(self, rows: pd.DataFrame) -> None:
         """Take in the tiles of `rows`, in their order."""
-        sign = 1.0 if tables.higher_is_better(self.measure, self.preset) else -1.0
+        sign = 1.0 if higher_is_better(self.measure, self.preset) else -1.0
         found = self._found(rows)
         missing = np.full(rows["sample"].nunique(), np.nan)
         values = np.stack([found.get(name, missing) for name in self.names], axis=1)
@@ -228,7 +241,7 @@ class _Contest:
         """A candidate as people write it."""
         layer, method = self.names[place]
         several = len({self.names[k][0] for k in self.ours}) > 1
-        return tables.method_label(method) + (f" at {layer}" if several and layer else "")
+        return method_label(method) + (f" at {layer}" if several and layer else "")
 
     def answer(self) -> str:
         """What is decided, in words, where everything is settled."""
@@ -246,7 +259,7 @@ class _Contest:
                 f" {margin} or more"
             )
         parts = [
-            f"{len(names)} of {count} candidates beat {tables.method_label(rival)}"
+            f"{len(names)} of {count} candidates beat {method_label(rival)}"
             for rival, names in self.beaten().items()
         ]
         return f"{' and '.join(parts)}; the others do not by {margin} or more"
@@ -362,7 +375,7 @@ class EarlyStop:
                 f"Not decided after {all_of} tiles: fewer than the {self.until.least} that have to"
                 " be judged before anything is said."
             )
-        measure = tables.measure_label(contest.measure, self.preset).partition(" (")[0]
+        measure = measure_label(contest.measure, self.preset).partition(" (")[0]
         kind = "at matched area" if contest.at.binarisation == "area" else "at fixed thresholds"
         where = f"{measure}, {kind}, fill {contest.at.fill}"
         if not self.decided:

@@ -8,46 +8,27 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from segproof.analysis import tables
+from segproof.analysis import VALID_DROP
 from segproof.data import SampleSource
 from segproof.errors import DataError, ModelError
-from segproof.explain import DEFAULT_FILLS, Capture, clean_of
+from segproof.explain import Capture, clean_of
 from segproof.measures import MEASURES
 from segproof.models import SegmentationModel, evaluating, probabilities
-from segproof.perturb import FILLS, make_fill
+from segproof.perturb import DEFAULT_FILLS, FILLS, make_fill
+from segproof.study.pictures import outline_noise, widened
+from segproof.study.plan import Plan, outline_name
 from segproof.study.settings import Settings
-from segproof.study.tile import (
-    Plan,
-    clean_capture,
-    donor_of,
-    nothing_to_explain,
-    outline_name,
-    outline_noise,
-    widened,
-)
+from segproof.study.tile import clean_capture, donor_of, nothing_to_explain
 
 __all__ = ["OUTLINES", "choose_fills", "choose_outline", "probe_fills"]
 
 PROBED: Final = 16  # tiles on which `strict` tries the fills
-KINDS: Final = {  # what a fill is like: two that `strict` takes are of different kinds
-    "background_texture": "texture",
-    "inpaint": "texture",
-    "borrowed": "ground",
-    "linear": "smooth",
-    "blur": "smooth",
-    "image_mean": "flat",
-    "neutral": "flat",
-    "black": "flat",
-    "noise": "noise",
-}
-NATURAL: Final = ("texture", "ground")  # kinds that the network has seen
 OUTLINES: Final = {  # px to grow and to roughen by, in the order in which `strict` tries them
     "exact": (0, 0),
     "grow 4": (4, 0),
     "grow 10": (10, 0),
     "roughen 10": (0, 10),
 }
-SLOW: Final = "linear"  # solves a system for each picture: tried, but taken only if it is named
 
 
 def probe_fills(
@@ -69,7 +50,7 @@ def probe_fills(
         return {}, 0
     own = {outline_name(study.grow, study.roughen): (study.grow, study.roughen)}
     probe, forwards = _probe(study, model, data, count, own)
-    if study.outline == "auto" and "exact" in probe and not _passing(probe["exact"], NATURAL):
+    if study.outline == "auto" and "exact" in probe and not _passing(probe["exact"], natural=True):
         others = {name: sizes for name, sizes in OUTLINES.items() if name not in own}
         found, spent = _probe(study, model, data, count, others)
         return probe | found, forwards + spent
@@ -142,21 +123,24 @@ def _confidences(model: SegmentationModel, seen: Capture, images: Sequence[Tenso
     return values
 
 
-def _passing(
-    found: Mapping[str, Mapping[str, float]], kinds: Sequence[str] | None = None
-) -> list[str]:
-    """The valid ones of the fills that are quick, least artificial first."""
-    quick = [fill for fill in FILLS if fill != SLOW and (kinds is None or KINDS[fill] in kinds)]
-    return [fill for fill in quick if found[fill]["mean_drop"] >= tables.VALID_DROP]
+def _passing(drops: Mapping[str, Mapping[str, float]], *, natural: bool = False) -> list[str]:
+    """The valid ones of the fills that are quick (and natural), least artificial first."""
+    quick = [name for name in _quick() if not natural or FILLS[name].natural]
+    return [name for name in quick if drops[name]["mean_drop"] >= VALID_DROP]
+
+
+def _quick() -> list[str]:
+    """Fills that a study may choose; slow ones are tried, but used only if they are named."""
+    return [name for name, fill in FILLS.items() if fill.quick]
 
 
 def choose_outline(probe: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """The first outline under which a natural fill passes; else the first under which any does,
     else the first; "" where none was tried.
     """
-    for kinds in (NATURAL, None):
-        for name, found in probe.items():
-            if _passing(found, kinds):
+    for natural in (True, False):
+        for name, drops in probe.items():
+            if _passing(drops, natural=natural):
                 return name
     return next(iter(probe), "")
 
@@ -169,9 +153,8 @@ def choose_fills(study: Settings, probe: Mapping[str, Mapping[str, float]]) -> t
         return (DEFAULT_FILLS["paper"],)
     if not probe:
         return (DEFAULT_FILLS["strict"], "black")
-    quick = [fill for fill in FILLS if fill != SLOW]
     passing = _passing(probe)
     # two of one kind would agree for that reason
-    other = [fill for fill in passing if KINDS[fill] != KINDS[passing[0]]]
-    by_drop = sorted(quick, key=lambda fill: -probe[fill]["mean_drop"])
+    other = [fill for fill in passing if FILLS[fill].kind != FILLS[passing[0]].kind]
+    by_drop = sorted(_quick(), key=lambda fill: -probe[fill]["mean_drop"])
     return tuple(dict.fromkeys([*passing[:1], *other, *passing, *by_drop]))[:2]

@@ -1,43 +1,42 @@
-"""A study: settings that look at a model and data, plan what they will show, and run."""
+"""Runs a study: settings that look at a model and data, plan their pictures, and study tiles."""
 
 from __future__ import annotations
 
-import json
-import platform
 import time
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
-from segproof.data import FolderDataset, SampleSource
+from segproof.data import SampleSource
 from segproof.errors import DataError, StudyError, TooManyFailedError, printable
 from segproof.models import Kernels, SegmentationModel, halving
 from segproof.study.early_stop import Asked, EarlyStop, StopRule, shuffled
+from segproof.study.files import check_writable
 from segproof.study.fill_check import OUTLINES, choose_fills, choose_outline, probe_fills
-from segproof.study.results import Results, RunStore, TileResult, probe
+from segproof.study.manifest import manifest_of
+from segproof.study.plan import FIGURES, Plan
+from segproof.study.results import Results, table_of
 from segproof.study.settings import Settings
 from segproof.study.speed import choose_kernels, score_distance
-from segproof.study.tile import OUT_OF_MEMORY, PICTURES, Plan, digest_or_none, study_tile
+from segproof.study.store import Kept, RunStore, TileResult
+from segproof.study.tile import OUT_OF_MEMORY, digest_or_none, study_tile
 from segproof.study.workers import (
     Job,
-    Lane,
+    WorkerSlot,
     digest_of_names,
     on_dask,
     on_executor,
     on_processes,
-    spread,
+    run_on_workers,
     threads_of_each,
     with_threads,
 )
 
-__all__ = ["Study"]
+__all__ = ["Listeners", "Run", "Study"]
 
 Progress = Callable[[int, int, int], None]
 MOST_FAILED: Final = 0.05  # of the tiles: with more something else is wrong
@@ -58,19 +57,7 @@ class Study(Settings):
         """
         model = self.open_model() if model is None else model
         data = self.open_data(model) if data is None else data
-        return self._with_fills(self._resolved(model, data), model, data)
-
-    def _with_fills(self, plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
-        """The resolved plan with fills and outline named, or chosen by trying them on the first
-        tiles.
-        """
-        probe, forwards = probe_fills(self, model, data, plan.tiles)
-        outline = choose_outline(probe)
-        fills = self.fills or choose_fills(self, probe.get(outline, {}))
-        grow, roughen = OUTLINES.get(outline, (self.grow, self.roughen))
-        return replace(
-            plan, fills=fills, probe=probe, probe_forwards=forwards, grow=grow, roughen=roughen
-        )
+        return _with_fills(self, self._resolved(model, data), model, data)
 
     def _resolved(self, model: SegmentationModel, data: SampleSource) -> Plan:
         """Class, layers and tiles looked up, before anything is written; no fills yet."""
@@ -127,20 +114,19 @@ class Study(Settings):
         stop: Callable[[], bool] | None = None,
         planned: Callable[[Plan], None] | None = None,
         standing: Callable[[str], None] | None = None,
+        resumed: Callable[[Kept], None] | None = None,
     ) -> Results:
         """Study every tile and write `out`: run.db, then results.parquet, results.csv,
         manifest.json.
 
-        A folder of the same study is gone on with; failed tiles are tried again where their files
+        A folder of the same study is resumed; failed tiles are tried again where their files
         changed, or where memory or a worker was what failed. `model` and `data` replace those of
-        the settings. Tiles are spread over `workers` processes of `threads` each (another number
+        the settings. Tiles are shared by `workers` processes of `threads` each (another number
         of threads changes the last bits of the numbers), the workers of the scheduler at
         `dask`, or any `executor`; they open model and tiles themselves, with `allow_code` also
         python: ones. `until_decided` studies them in a random order, drawn by the seed, and stops
-        when the question is settled (see `StopRule`); without it such a run is gone on with to the
-        last tile. `progress(tiles done, tiles, forwards)` is called after each batch; `stop()` is
-        asked after each tile, `planned(plan)` told once before the first one, `standing(text)` how
-        much is undecided.
+        when the question is settled (see `StopRule`); without it such a run is resumed to the last
+        tile. `progress`, `stop`, `planned`, `standing` and `resumed` are those of `Listeners`.
 
         Raises:
             StudyError: another study in `out`, a folder in use, workers without these files.
@@ -154,131 +140,29 @@ class Study(Settings):
             raise StudyError(
                 f"workers {workers}, dask {dask} and executor {executor}", "one way", "choose one"
             )
-        until = StopRule(until_decided) if isinstance(until_decided, str) else until_decided
-        if until is not None:
-            until.check(len(self.methods) * len(self.layers), self.controls)
+        rule = StopRule(until_decided) if isinstance(until_decided, str) else until_decided
+        if rule is not None:
+            rule.check(len(self.methods) * len(self.layers), self.controls)
         started = time.perf_counter()
-        probe(out)
+        check_writable(out)
         if workers > 1:
             threads = threads_of_each(workers, threads)  # those of the plan too
-        lanes = self._lanes(executor, workers, threads, dask)
+        slots = _slots(self, executor, workers, threads, dask)
         model = self.open_model(allow_code=allow_code) if model is None else model
         data = self.open_data(model) if data is None else data
         resolved = halving(lambda _: self._resolved(model, data), 1)
+        listeners = Listeners(progress, stop, planned, standing, resumed)
         with RunStore(out, self._identity(model, data)) as store, with_threads(threads):
-            store.put(
-                settings=self.model_dump(mode="json", by_alias=True),
-                count=resolved.tiles,
-                began=time.time(),
-            )
-            plan = halving(lambda _: self._stored_plan(store, resolved, model, data), 1)
-            drawn = until is not None and bool(store.get("drawn") or not store.done())
-            store.put(began=time.time(), shown=plan.shown_per_tile, drawn=drawn)
-            if planned is not None:
-                planned(plan)
-            positions = self._open_positions(store, data, plan.tiles)
-            names = list(data.ids)
-            still = set(positions)
-            watch = None if until is None else self._watched(until, store, names, still)
-            if watch is not None:
-                positions = [position for position in watch.order if position in still]
-                plan = replace(plan, pictured=tuple(watch.order[:PICTURES]))
-            reopened = {names[position] for position in positions}
-            reasons = [why for name, why in store.failed().items() if name not in reopened]
-            finished = plan.tiles - len(positions)
-            forwards = 0
-
-            def tick(count: int) -> None:
-                nonlocal forwards
-                forwards += count
-                if progress is not None:
-                    progress(finished, plan.tiles, forwards)
-
-            def too_many() -> bool:
-                over = len(reasons) > MOST_FAILED * plan.tiles and finished < plan.tiles
-                return over and not keep_going
-
-            def gave_up(position: int, why: str) -> TileResult:
-                digest = digest_or_none(data, position)
-                reason = printable(f"{WORKER}: {why}")
-                return TileResult(names[position], position, "failed", reason, digest=digest)
-
-            def tell() -> None:
-                if watch is not None and standing is not None:
-                    standing(watch.standing())
-
-            def enough() -> bool:
-                asked = stop is not None and stop()
-                return asked or (watch is not None and watch.decided)
-
-            tell()
-            if too_many() or (watch is not None and watch.decided):
-                positions = []
-            tick(0)
-            found: Generator[TileResult, None, None]
-            if lanes:
-                job = Job(
-                    plan, model.fingerprint(), digest_of_names(data.ids), version("segproof"),
-                    allow_code,
-                )  # fmt: skip
-                found = spread(job, positions, lanes, gave_up, enough)
-            else:
-                found = (study_tile(plan, model, data, position, tick) for position in positions)
-            with closing(found):
-                for tile in found:
-                    store.write(tile)
-                    finished += 1
-                    if watch is not None:
-                        watch.add(tile.position, tile.table())
-                    tell()
-                    tick(tile.forwards if lanes else 0)
-                    if tile.status == "failed":
-                        reasons.append(f"{tile.sample}: {tile.reason}")
-                    if too_many() or (not lanes and enough()):
+            run = Run(self, store, model, data, rule, listeners, keep_going, started)
+            positions = run.start(resolved)
+            tiles = run.on_slots(slots, positions, allow_code) if slots else run.here(positions)
+            with closing(tiles):
+                for tile in tiles:
+                    # workers do not tell of single batches
+                    run.tile_done(tile, tile.forwards if slots else 0)
+                    if run.too_many_failed or (not slots and run.enough()):
                         break
-            seconds = (store.get("seconds") or 0.0) + time.perf_counter() - started
-            decided = None if watch is None else watch.record()
-            if watch is not None and watch.decided and drawn:
-                # what workers had finished beyond would depend on which of them was faster
-                store.keep_only(names[position] for position in watch.beginning)
-            store.put(seconds=seconds, decided=decided)
-            results = Results.load(out)
-            manifest = self._manifest(plan, model, data, results, seconds)
-            if decided is not None:
-                manifest["decided"] = decided
-            command = self.command(out, () if until is None else until.flags())
-            results.export({**manifest, "command": command})
-        if too_many():
-            raise TooManyFailedError(
-                f"{len(reasons)} of {plan.tiles} tiles failed, {finished} studied; the last:"
-                f" {reasons[-1]}",
-                f"at most {MOST_FAILED:.0%}",
-                "mend them (`segproof check` lists them all) or pass --keep-going; the same command"
-                " goes on from here",
-            )
-        return Results.load(out)
-
-    def _watched(
-        self, until: StopRule, store: RunStore, names: list[str], still: Collection[int]
-    ) -> EarlyStop:
-        """The watch of a run, told of the tiles that are finished (all but `still`)."""
-        count = store.get("count")
-        watch = EarlyStop(until, shuffled(count, self.seed), self.preset)
-        if len(still) < count:
-            rows = Results.load(store.folder).rows
-            found = dict(iter(rows.groupby("sample", sort=False)))
-            for position in sorted(set(range(count)) - set(still)):
-                watch.add(position, found.get(names[position], rows.iloc[:0]))
-        return watch
-
-    def _lanes(
-        self, executor: Executor | None, workers: int, threads: int | None, dask: str | None
-    ) -> list[Lane]:
-        if executor is not None:
-            return on_executor(executor)
-        if dask is not None:
-            return on_dask(dask)
-        return on_processes(workers, self.device, threads) if workers > 1 else []
+            return run.finish()
 
     def _identity(self, model: SegmentationModel, data: SampleSource) -> dict[str, Any]:
         """What ties a run folder to this study: settings, weights, code and the list of tiles."""
@@ -289,16 +173,185 @@ class Study(Settings):
             "tiles": digest_of_names(data.ids),
         }
 
-    def _stored_plan(
-        self, store: RunStore, resolved: Plan, model: SegmentationModel, data: SampleSource
-    ) -> Plan:
-        """A run that is gone on with keeps what it began with: fills, outline, kernels."""
-        chosen = store.get("fills")
-        if chosen is not None:
-            return _kept(resolved, {name: store.get(name) for name in CHOSEN})
-        plan = choose_kernels(self._with_fills(resolved, model, data), model, data)
-        plan = score_distance(plan, model, data)
+
+@dataclass(frozen=True)
+class Listeners:
+    """Whom a run tells how it goes.
+
+    `progress(tiles done, tiles, forwards)` is called after each batch; `stop()` is asked after each
+    tile; `planned(plan)` is told once, before the first tile; `standing(text)` how much is
+    undecided; `resumed(kept)` what an earlier run left, before `planned`.
+    """
+
+    progress: Progress | None = None
+    stop: Callable[[], bool] | None = None
+    planned: Callable[[Plan], None] | None = None
+    standing: Callable[[str], None] | None = None
+    resumed: Callable[[Kept], None] | None = None
+
+
+class Run:
+    """A study at work in a run folder: what is open, what is finished, and when it is enough.
+
+    `start` plans and says which tiles are open, `tile_done` stores one of them, `finish` exports
+    what there is. The store is the truth: all that this object counts is read from it at the
+    start, so that a run can end at any moment and be resumed.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        store: RunStore,
+        model: SegmentationModel,
+        data: SampleSource,
+        rule: StopRule | None,
+        listeners: Listeners,
+        keep_going: bool,
+        started: float,
+    ) -> None:
+        self.study, self.store, self.model, self.data = study, store, model, data
+        self.rule, self.tell, self.keep_going, self.started = rule, listeners, keep_going, started
+        self.names = list(data.ids)
+        self.plan: Plan
+        self.early_stop: EarlyStop | None = None
+        self.finished = 0  # tiles, those of earlier runs included
+        self.forwards = 0  # of this process and its workers since the start
+        self.failures: list[str] = []
+
+    def start(self, resolved: Plan) -> list[int]:
+        """Choose what the plan leaves open, and return the positions of the tiles to study."""
+        study, store = self.study, self.store
+        # settings and count come first: `status` is asked while fills are still tried
         store.put(
+            settings=study.model_dump(mode="json", by_alias=True),
+            count=resolved.tiles,
+            began=time.time(),
+        )
+        plan = halving(lambda _: self._chosen(resolved), 1)
+        finished = store.done()
+        self.drawn = self.rule is not None and bool(store.get("drawn") or not finished)
+        # the rate of `status` counts from here: choosing fills took no tile
+        store.put(began=time.time(), shown=plan.shown_per_tile, drawn=self.drawn)
+        if self.rule is not None or store.get("until"):
+            store.put(until=[] if self.rule is None else self.rule.flags())
+        positions = self._open_positions(plan.tiles)
+        if finished and self.tell.resumed is not None:
+            self.tell.resumed(Kept(plan.tiles - len(positions), plan.tiles, store.mean_seconds()))
+        if self.tell.planned is not None:
+            self.tell.planned(plan)
+        still_open = set(positions)
+        if self.rule is not None:
+            self.early_stop = self._followed(self.rule, plan.tiles, still_open)
+            order = self.early_stop.order
+            positions = [position for position in order if position in still_open]
+            plan = replace(plan, pictured=tuple(order[:FIGURES]))
+        self.plan = plan
+        reopened = {self.names[position] for position in positions}
+        self.failures = [why for name, why in store.failed().items() if name not in reopened]
+        self.finished = plan.tiles - len(positions)
+        self._tell_standing()
+        if self.too_many_failed or self._decided:
+            positions = []
+        self._tick(0)
+        return positions
+
+    def here(self, positions: Sequence[int]) -> Generator[TileResult, None, None]:
+        """Study tiles in this process, one after the other."""
+        for position in positions:
+            yield study_tile(self.plan, self.model, self.data, position, self._tick)
+
+    def on_slots(
+        self, slots: Sequence[WorkerSlot], positions: Sequence[int], allow_code: bool
+    ) -> Generator[TileResult, None, None]:
+        """Study tiles on workers; they come as workers finish them."""
+        job = Job(
+            self.plan,
+            self.model.fingerprint(),
+            digest_of_names(self.data.ids),
+            version("segproof"),
+            allow_code,
+        )
+        yield from run_on_workers(job, positions, slots, self._given_up, self.enough)
+
+    def tile_done(self, tile: TileResult, forwards: int = 0) -> None:
+        """Store a finished tile, before anybody is told of it; `forwards` are those that were not
+        told of yet.
+        """
+        self.store.write(tile)
+        self.finished += 1
+        if self.early_stop is not None:
+            self.early_stop.add(tile.position, table_of(tile.rows))
+        self._tell_standing()
+        self._tick(forwards)
+        if tile.status == "failed":
+            self.failures.append(f"{tile.sample}: {tile.reason}")
+
+    def finish(self) -> Results:
+        """Write the exports and return them.
+
+        Raises:
+            TooManyFailedError: more than 5 % of the tiles failed, and the run was not to go on.
+        """
+        store, plan = self.store, self.plan
+        seconds = (store.get("seconds") or 0.0) + time.perf_counter() - self.started
+        decided = None if self.early_stop is None else self.early_stop.record()
+        if self.early_stop is not None and self._decided and self.drawn:
+            # what workers had finished beyond would depend on which of them was faster
+            store.keep_only(self.names[position] for position in self.early_stop.beginning)
+        store.put(seconds=seconds, decided=decided)
+        results = Results.load(store.folder)
+        manifest = manifest_of(plan, self.model, self.data, results, seconds)
+        if decided is not None:
+            manifest["decided"] = decided
+        flags = () if self.rule is None else self.rule.flags()
+        results.export({**manifest, "command": self.study.command(store.folder, flags)})
+        if self.too_many_failed:
+            raise TooManyFailedError(
+                f"{len(self.failures)} of {plan.tiles} tiles failed, {self.finished} studied; the"
+                f" last: {self.failures[-1]}",
+                f"at most {MOST_FAILED:.0%}",
+                "mend them (`segproof check` lists them all) or pass --keep-going; the same command"
+                " continues from here",
+            )
+        return Results.load(store.folder)
+
+    @property
+    def too_many_failed(self) -> bool:
+        """Whether so many tiles failed that something else is wrong."""
+        over = len(self.failures) > MOST_FAILED * self.plan.tiles
+        return over and self.finished < self.plan.tiles and not self.keep_going
+
+    def enough(self) -> bool:
+        """Whether no further tile is to be begun: somebody said stop, or all is decided."""
+        return (self.tell.stop is not None and self.tell.stop()) or self._decided
+
+    @property
+    def _decided(self) -> bool:
+        return self.early_stop is not None and self.early_stop.decided
+
+    def _tick(self, forwards: int) -> None:
+        self.forwards += forwards
+        if self.tell.progress is not None:
+            self.tell.progress(self.finished, self.plan.tiles, self.forwards)
+
+    def _tell_standing(self) -> None:
+        if self.early_stop is not None and self.tell.standing is not None:
+            self.tell.standing(self.early_stop.standing())
+
+    def _given_up(self, position: int, why: str) -> TileResult:
+        """The failed tile that stands for one whose worker died."""
+        digest = digest_or_none(self.data, position)
+        reason = printable(f"{WORKER}: {why}")
+        return TileResult(self.names[position], position, "failed", reason, digest=digest)
+
+    def _chosen(self, resolved: Plan) -> Plan:
+        """The plan with fills, outline and kernels; a resumed run keeps those it began with."""
+        if self.store.get("fills") is not None:
+            return _kept(resolved, {name: self.store.get(name) for name in CHOSEN})
+        model, data = self.model, self.data
+        plan = choose_kernels(_with_fills(self.study, resolved, model, data), model, data)
+        plan = score_distance(plan, model, data)
+        self.store.put(
             probe=plan.probe,
             outline=[plan.grow, plan.roughen],
             kernels=[plan.kernels.precision, plan.kernels.channels_last],
@@ -307,101 +360,64 @@ class Study(Settings):
         )
         return plan
 
-    def _open_positions(self, store: RunStore, data: SampleSource, count: int) -> list[int]:
-        done, failed = store.done(), store.failed()
-        still: list[int] = []
-        for position, name in enumerate(list(data.ids)[:count]):
+    def _followed(self, rule: StopRule, count: int, still_open: Collection[int]) -> EarlyStop:
+        """The early stop of this run, told of the tiles that are finished."""
+        early_stop = EarlyStop(rule, shuffled(count, self.study.seed), self.study.preset)
+        if len(still_open) < count:
+            rows = Results.load(self.store.folder).rows
+            by_name = dict(iter(rows.groupby("sample", sort=False)))
+            for position in sorted(set(range(count)) - set(still_open)):
+                early_stop.add(position, by_name.get(self.names[position], rows.iloc[:0]))
+        return early_stop
+
+    def _open_positions(self, count: int) -> list[int]:
+        """Tiles that are not finished, and failed ones that may succeed now."""
+        done, failed = self.store.done(), self.store.failed()
+        still_open: list[int] = []
+        for position, name in enumerate(self.names[:count]):
             if name not in done:
-                still.append(position)
+                still_open.append(position)
                 continue
-            same = done[name] == digest_or_none(data, position)
+            same = done[name] == digest_or_none(self.data, position)
             if name in failed:
                 # a mended file, or a machine that had too little of something
                 machine = failed[name].startswith((f"{OUT_OF_MEMORY}:", f"{WORKER}:"))
-                still += [position] if machine or not same else []
+                still_open += [position] if machine or not same else []
             elif not same:
                 raise StudyError(
                     f"tile {name} changed since it was studied",
                     "the same pixels",
                     "use another --out",
                 )
-        return still
-
-    def _manifest(
-        self,
-        plan: Plan,
-        model: SegmentationModel,
-        data: SampleSource,
-        results: Results,
-        seconds: float,
-    ) -> dict[str, Any]:
-        tiles = results.tiles
-        counts = tiles["status"].value_counts()
-        reasons = tiles.loc[tiles["status"] != "ok", "reason"].value_counts()
-        lines: list[Any] = list(results.validity().itertuples())
-        valid = {
-            row.fill: {
-                "mean_drop": float(row.mean_drop),
-                "min_drop": float(row.min_drop),
-                "n": int(row.n),
-                "valid": bool(row.valid),
-            }
-            for row in lines
-        }
-        return {
-            "version": version("segproof"),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "preset": self.preset,
-            "model": {
-                "spec": self.model,
-                "classes": list(model.classes),
-                "weights_sha256": model.fingerprint(),
-                "parameters": sum(weight.numel() for weight in model.net.parameters()),
-                "output": model.reader.text,
-            },
-            "data": {"root": self.data, "n": plan.tiles, **_record(data)},
-            "study": json.loads(self.model_dump_json(by_alias=True)),
-            "fills": list(plan.fills),
-            "fills_valid": valid,
-            "outline": {"name": plan.outline, "grow": plan.grow, "roughen": plan.roughen},
-            "probe": plan.probe,
-            "layers": [
-                {
-                    "name": name,
-                    "path": path,
-                    **next(
-                        (
-                            {"alias": s.alias, "stride": s.stride, "channels": s.channels}
-                            for s in plan.shapes
-                            if s.path == path
-                        ),
-                        {},
-                    ),
-                }
-                for name, path in plan.layers.items()
-            ],
-            "tiles": {
-                **{name: int(counts.get(name, 0)) for name in ("ok", "skipped", "failed")},
-                "reasons": {str(reason): int(n) for reason, n in reasons.items()},
-            },
-            "forwards": int(tiles["forwards"].sum()) + plan.probe_forwards,
-            "forwards_asked": int(tiles["asked"].sum()) + plan.probe_forwards,
-            "kernels": {name: value for name, value in plan.pace.items() if name != "score_cam"},
-            "score_cam": plan.pace.get("score_cam"),
-            "seconds": round(seconds, 1),
-            "machine": {
-                "system": platform.platform(),
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "threads": torch.get_num_threads(),
-                "device": str(model.device),
-            },
-        }
+        return still_open
 
 
-def _record(data: SampleSource) -> dict[str, Any]:
-    """How pairs, pictures and masks of a folder were read."""
-    return {"reading": data.record()} if isinstance(data, FolderDataset) else {}
+def _with_fills(study: Settings, plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
+    """The resolved plan with fills and outline named, or chosen by trying them on the first
+    tiles.
+    """
+    probe, forwards = probe_fills(study, model, data, plan.tiles)
+    outline = choose_outline(probe)
+    fills = study.fills or choose_fills(study, probe.get(outline, {}))
+    grow, roughen = OUTLINES.get(outline, (study.grow, study.roughen))
+    return replace(
+        plan, fills=fills, probe=probe, probe_forwards=forwards, grow=grow, roughen=roughen
+    )
+
+
+def _slots(
+    study: Settings,
+    executor: Executor | None,
+    workers: int,
+    threads: int | None,
+    dask: str | None,
+) -> list[WorkerSlot]:
+    """Where tiles are studied; none: in this process."""
+    if executor is not None:
+        return on_executor(executor)
+    if dask is not None:
+        return on_dask(dask)
+    return on_processes(workers, study.device, threads) if workers > 1 else []
 
 
 def _kept(resolved: Plan, chosen: Mapping[str, Any]) -> Plan:

@@ -18,7 +18,9 @@ from segproof.errors import DataError, ModelError
 from segproof.explain import Explanation
 from segproof.measures import Undefined, alike
 from segproof.models import EXACT, Kernels, SegmentationModel, evaluating, halving, running
-from segproof.study.tile import Plan, control_rows, counting, method_maps, method_rows
+from segproof.study.plan import Plan
+from segproof.study.store import Row
+from segproof.study.tile import control_rows, counting, method_maps, method_rows
 
 __all__ = ["choose_kernels", "distance_of", "forward_seconds", "orders", "score_distance"]
 
@@ -139,7 +141,7 @@ def _fastest(
     those that were looked at; those that fail are noted with the reason.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
-    expected: list[Mapping[str, Any]] | None = None
+    expected: list[Row] | None = None
     for kernels in sorted(fitting, key=lambda kernels: fitting[kernels]):
         if kernels.precision == "float32":
             return kernels, found
@@ -156,9 +158,7 @@ def _fastest(
     return EXACT, found
 
 
-def orders(
-    expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, float]]:
+def orders(expected: Sequence[Row], found: Sequence[Row]) -> dict[str, dict[str, float]]:
     """How `found` rows of maps order layers and methods, next to the `expected` ones.
 
     By M1, M2, M3 and IoU drop: of all `pairs` of layer x method, by their means over levels, how
@@ -183,15 +183,13 @@ def orders(
     return summary
 
 
-def _means(
-    rows: Sequence[Mapping[str, Any]], column: str, strategy: str
-) -> dict[tuple[str, str], float]:
+def _means(rows: Sequence[Row], column: str, strategy: str) -> dict[tuple[str, str], float]:
     """Means over levels of a column of rows, by layer and method."""
     values: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        value = row.get(column)
-        if row["strategy"] == strategy and value is not None and value == value:
-            values.setdefault((row["layer"], row["method"]), []).append(value)
+        value = getattr(row, column)
+        if row.strategy == strategy and value is not None and value == value:
+            values.setdefault((row.layer, row.method), []).append(value)
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
@@ -266,7 +264,7 @@ def _candidates(asked: str, device: str) -> list[Kernels]:
 
 def _controls(
     plan: Plan, model: SegmentationModel, data: SampleSource, kernels: Kernels
-) -> list[Mapping[str, Any]]:
+) -> list[Row]:
     """Measures of the first tile's controls under these kernels; none without a target."""
     return _first_rows(
         plan, model, kernels, lambda at: islice(control_rows(plan, model, data, at), SAMPLE)
@@ -275,7 +273,7 @@ def _controls(
 
 def _maps_tried(
     plan: Plan, model: SegmentationModel, data: SampleSource, kernels: Kernels
-) -> list[Mapping[str, Any]]:
+) -> list[Row]:
     """Measures of the first tile's maps under these kernels, at matched area if the study has it;
     none without a target.
     """
@@ -290,8 +288,8 @@ def _first_rows(
     plan: Plan,
     model: SegmentationModel,
     kernels: Kernels,
-    rows_of: Callable[[int], Iterator[Mapping[str, Any]]],
-) -> list[Mapping[str, Any]]:
+    rows_of: Callable[[int], Iterator[Row]],
+) -> list[Row]:
     """Rows of the first tile that has some, under these kernels."""
     for position in range(plan.tiles):
         try:
@@ -308,15 +306,12 @@ def _first_rows(
     return []
 
 
-def _differences(
-    expected: list[Mapping[str, Any]], found: list[Mapping[str, Any]]
-) -> dict[str, float]:
+def _differences(expected: list[Row], found: list[Row]) -> dict[str, float]:
     """Greatest absolute difference of each measure that has numbers in both."""
     pairs = list(zip(expected, found, strict=True))
-    return {
-        name: max(
-            (abs(a[name] - b[name]) for a, b in pairs if None not in (a[name], b[name])),
-            default=1.0,
-        )
-        for name in COMPARED
-    }
+    greatest = {}
+    for name in COMPARED:
+        values = [(getattr(one, name), getattr(other, name)) for one, other in pairs]
+        both = [abs(one - other) for one, other in values if None not in (one, other)]
+        greatest[name] = max(both, default=1.0)
+    return greatest

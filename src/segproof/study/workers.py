@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -25,26 +25,29 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Any, Final
+from itertools import chain, repeat
+from typing import Any, Final, cast
 
 import torch
 
 from segproof.data import FolderDataset
 from segproof.errors import SegproofError, StudyError
 from segproof.models import SegmentationModel, keep_blocks
-from segproof.study.results import TileResult
+from segproof.study.dask_executor import DaskExecutor
+from segproof.study.plan import Plan
 from segproof.study.settings import Settings
-from segproof.study.tile import Plan, study_tile
+from segproof.study.store import TileResult
+from segproof.study.tile import study_tile
 
 __all__ = [
     "Job",
-    "Lane",
+    "WorkerSlot",
     "best_workers",
     "digest_of_names",
     "on_dask",
     "on_executor",
     "on_processes",
-    "spread",
+    "run_on_workers",
     "threads_of_each",
     "with_threads",
 ]
@@ -53,6 +56,7 @@ TRIES: Final = 2  # a tile whose worker died is tried once more
 STARTS: Final = 5  # workers in a row that may die, or connections that may break, before any result
 CONNECT: Final = 10  # s that a scheduler may take to answer
 RECONNECT: Final = 60  # s that it may take to come back
+TICK: Final = 5  # s without news after which each lane looks for tiles that were forgotten
 MANY: Final = 100  # tiles whose study is long beside the seconds in which workers start
 ROOM: Final = 4 << 30  # bytes of the machine for each worker
 _ALONE: Final = threading.Lock()  # hooks sit in the model: one tile at a time in each process
@@ -114,15 +118,17 @@ def _work(job: Job, position: int) -> TileResult:
 
 
 @dataclass
-class Lane:
+class WorkerSlot:
     """An executor and how to make it again: one process, a cluster, or what a user brought.
 
-    `width` says how many tiles it holds at once. A lane of one process (`alone`) knows which tile
-    its worker died of, and opens model and tiles before it is blamed on any.
+    `width` says how many tiles it holds at once, `forgotten` which of its futures will never end.
+    A lane of one process (`alone`) knows which tile its worker died of, and opens model and tiles
+    before it is blamed on any.
     """
 
     make: Callable[[], tuple[Executor, Callable[[], None]]]
     width: Callable[[Executor], int]
+    forgotten: Callable[[Executor], Collection[Future[Any]]] = lambda _: ()
     alone: bool = False
     mended: bool = True
     executor: Executor | None = None
@@ -185,10 +191,10 @@ class Lane:
         self.executor, self.pid, self.ready = None, None, False
 
 
-def spread(
+def run_on_workers(
     job: Job,
     positions: Sequence[int],
-    lanes: Sequence[Lane],
+    lanes: Sequence[WorkerSlot],
     gave_up: Callable[[int, str], TileResult],
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[TileResult, None, None]:
@@ -200,26 +206,31 @@ def spread(
         StudyError: workers without the coordinator's files, or that die again and again.
     """
     todo, tries = deque(positions), Counter[int]()
-    running: dict[Future[Any], tuple[Lane, int, int | None]] = {}
+    running: dict[Future[Any], tuple[WorkerSlot, int, int | None]] = {}
     finished = False
     try:
         while True:
             if stop():
                 todo.clear()
-            while todo and (lane := next((lane for lane in lanes if lane.free), None)):
-                try:
-                    future, sent = lane.submit(job, todo)
-                except BrokenExecutor as error:  # it died between two tiles
-                    lane.lost(lane.age, error)
-                    continue
-                running[future] = lane, lane.age, sent
+            for lane in lanes:
+                while todo:
+                    try:
+                        if not lane.free:
+                            break
+                        future, sent = lane.submit(job, todo)
+                    except BrokenExecutor as error:  # it died between two tiles
+                        lane.lost(lane.age, error)
+                        continue
+                    running[future] = lane, lane.age, sent
             if not todo and all(position is None for _, _, position in running.values()):
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            ended: Collection[Future[Any]] = wait(running, TICK, FIRST_COMPLETED).done
+            # While other tiles end, one that never will delays nothing: it is looked for later.
+            for future in ended or _forgotten(lanes):
                 lane, age, position = running.pop(future)
                 lane.busy -= 1
                 try:
-                    found = future.result()
+                    found = _result(future)
                 except (BrokenExecutor, CancelledError) as error:
                     lane.lost(age, error)
                     if position is None:
@@ -254,6 +265,27 @@ def spread(
             lane.end(now=not finished)
 
 
+def _result(future: Future[Any]) -> Any:
+    """Return the result of a future that has ended, or that will never end.
+
+    Raises:
+        CancelledError: it will never end, or was cancelled.
+    """
+    if not future.done():
+        raise CancelledError("the cluster forgot a tile")
+    return future.result()
+
+
+def _forgotten(lanes: Sequence[WorkerSlot]) -> list[Future[Any]]:
+    """List the futures of all lanes that will never end."""
+    return [
+        future
+        for lane in lanes
+        if lane.executor is not None
+        for future in lane.forgotten(lane.executor)
+    ]
+
+
 def best_workers(tiles: int) -> int:
     """How many processes share so many tiles on the CPU best: two with half of the threads each, or
     this one alone where tiles are few, threads or memory short, or memory is not known.
@@ -273,7 +305,7 @@ def threads_of_each(workers: int, threads: int | None) -> int:
     return threads or max(1, torch.get_num_threads() // workers)
 
 
-def on_processes(workers: int, device: str = "cpu", threads: int | None = None) -> list[Lane]:
+def on_processes(workers: int, device: str = "cpu", threads: int | None = None) -> list[WorkerSlot]:
     """So many processes on this machine, with so many threads each (else they share those of this
     process), and its GPUs one by one.
 
@@ -284,7 +316,7 @@ def on_processes(workers: int, device: str = "cpu", threads: int | None = None) 
     context.set_forkserver_preload([__name__])  # a new worker starts in milliseconds
     cards = _cards() if device == "cuda" else []
 
-    def lane(number: int) -> Lane:
+    def lane(number: int) -> WorkerSlot:
         card = cards[number % len(cards)] if cards else None
 
         def make() -> tuple[Executor, Callable[[], None]]:
@@ -293,7 +325,7 @@ def on_processes(workers: int, device: str = "cpu", threads: int | None = None) 
             )
             return pool, lambda: pool.shutdown(cancel_futures=True)
 
-        return Lane(make, lambda _: 1, alone=True)
+        return WorkerSlot(make, lambda _: 1, alone=True)
 
     return [lane(number) for number in range(workers)]
 
@@ -309,13 +341,13 @@ def with_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def on_executor(executor: Executor) -> list[Lane]:
+def on_executor(executor: Executor) -> list[WorkerSlot]:
     """An executor that somebody else made and ends."""
     width = 2 * (getattr(executor, "_max_workers", None) or 4)
-    return [Lane(lambda: (executor, lambda: None), lambda _: width, mended=False)]
+    return [WorkerSlot(lambda: (executor, lambda: None), lambda _: width, mended=False)]
 
 
-def on_dask(address: str) -> list[Lane]:
+def on_dask(address: str) -> list[WorkerSlot]:
     """The workers of a Dask scheduler, also those that join or leave later.
 
     Raises:
@@ -328,25 +360,28 @@ def on_dask(address: str) -> list[Lane]:
             "no distributed in this environment", "the extra dask", 'pip install "segproof[dask]"'
         ) from error
 
-    patience = [CONNECT, *[RECONNECT] * STARTS]
+    patience = chain([CONNECT], repeat(RECONNECT))
 
     def make() -> tuple[Executor, Callable[[], None]]:
         try:
-            client = Client(address, timeout=patience.pop(0), set_as_default=False)
+            client = Client(address, timeout=next(patience), set_as_default=False)
         except (OSError, ValueError) as error:
             raise StudyError(
                 f"no Dask scheduler at {address} ({error})",
                 "the address that `dask scheduler` prints",
                 "start it, or check --dask; the same command goes on from here",
             ) from error
-        return client.get_executor(pure=False), lambda: client.close(timeout=5)
+        executor = DaskExecutor(client)
+        return executor, lambda: executor.shutdown(wait=False)
 
     def width(executor: Executor) -> int:
-        threads: dict[str, int] = executor._client.nthreads()  # type: ignore[attr-defined]  # noqa: SLF001
-        return max(4, 2 * sum(threads.values()))
+        return max(4, 2 * cast("DaskExecutor", executor).threads())
+
+    def forgotten(executor: Executor) -> Collection[Future[Any]]:
+        return cast("DaskExecutor", executor).forgotten()
 
     make()[1]()  # a wrong address is told before anything is planned
-    return [Lane(make, width)]
+    return [WorkerSlot(make, width, forgotten)]
 
 
 def _cards() -> list[str]:

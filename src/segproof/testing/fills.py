@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segproof.errors import UnknownNameError
-from segproof.perturb import FILLS, Fill, FillContext, make_fill, seeded
+from segproof.perturb import FILLS, FillContext, FillFunction, make_fill, seeded
 from segproof.testing.report import Report, case_numbers, require, run_check
 from segproof.testing.sideeffects import changes, facts
 from segproof.testing.toys import toy_images
@@ -18,7 +18,7 @@ __all__ = ["check_fill"]
 
 
 def check_fill(
-    fill: Fill | str,
+    fill: FillFunction | str,
     *,
     cases: int = 20,
     seed: int = 0,
@@ -39,7 +39,7 @@ def check_fill(
         raise UnknownNameError.of("fill", fill, FILLS)
     numbers = case_numbers(seed, cases)
 
-    def made(case: int) -> tuple[Fill, Tensor, Tensor]:
+    def made(case: int) -> tuple[FillFunction, Tensor, Tensor]:
         x = toy_images(case)[0].float() if image is None else image
         keep = torch.rand(2, *x.shape[-2:], generator=seeded("keep", case)) > 0.4
         keep[:, 0, 0], keep[:, -1, -1] = True, False
@@ -57,10 +57,10 @@ def check_fill(
     return Report(tuple(run_check(name, run) for name, run in runs.items()))
 
 
-_Made = Callable[[int], tuple[Fill, Tensor, Tensor]]
+_Made = Callable[[int], tuple[FillFunction, Tensor, Tensor]]
 
 
-def _fill_of(fill: Fill | str, image: Tensor, case: int) -> Fill:
+def _fill_of(fill: FillFunction | str, image: Tensor, case: int) -> FillFunction:
     if not isinstance(fill, str):
         return fill
     nowhere = torch.zeros(image.shape[-2:], dtype=torch.bool, device=image.device)

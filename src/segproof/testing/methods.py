@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segproof.errors import ModelError
-from segproof.explain import Capture, Method, capture, normalise, resolve_method
+from segproof.explain import Capture, MethodFunction, capture, normalise, resolve_method
 from segproof.testing.properties import (
     LIMITS,
     PROPERTIES,
@@ -46,7 +46,7 @@ ERRORS: Final[tuple[type[BaseException], ...]] = (RuntimeError, IndexError, Keyb
 
 
 def check_method(
-    method: Method | str, *, cases: int = 20, seed: int = 0, limits: Collection[str] = ()
+    method: MethodFunction | str, *, cases: int = 20, seed: int = 0, limits: Collection[str] = ()
 ) -> Report:
     """Hold a method, or a built-in one by its name, to all `PROPERTIES` on small networks.
 
@@ -80,7 +80,7 @@ def check_method(
     return Report(tuple(checks))
 
 
-def _shape(method: Method, numbers: range) -> str:
+def _shape(method: MethodFunction, numbers: range) -> str:
     for case in numbers:
         model, images = toy_of(case).float(), toy_images(case, 2).float()
         found = raw_map(method, captured(model, images), layer_of(case), model)
@@ -94,7 +94,7 @@ def _shape(method: Method, numbers: range) -> str:
     return f"maps [N, h, w] of real numbers in {len(numbers)} cases"
 
 
-def _finite(method: Method, numbers: range) -> str:
+def _finite(method: MethodFunction, numbers: range) -> str:
     """Signed and unsigned activations, flat pictures, a silent layer, huge and tiny targets."""
     for case in numbers:
         model, images, layer = toy_of(case).float(), toy_images(case).float(), layer_of(case)
@@ -131,7 +131,7 @@ def _tensors_of(seen: Capture) -> list[Tensor]:
     return [seen.images, seen.logits, *baseline, *layers, *masks]
 
 
-def _untouched(method: Method, numbers: range) -> str:
+def _untouched(method: MethodFunction, numbers: range) -> str:
     for case in numbers:
         model, images = toy_of(case), toy_images(case)
         unsettle(model)
@@ -145,7 +145,7 @@ def _untouched(method: Method, numbers: range) -> str:
     return f"12 of 12 kinds of state as before in {len(numbers)} cases"
 
 
-def _untouched_after(method: Method, case: int) -> str:
+def _untouched_after(method: MethodFunction, case: int) -> str:
     """An error in the network at its first forwards, when the target is bound or read, in a fill:
     it has to arrive, and to leave nothing behind.
     """
@@ -179,7 +179,7 @@ def _untouched_after(method: Method, case: int) -> str:
     return f"12 of 12 kinds of state as before after {arrived} errors, all of which arrived"
 
 
-def check_memory(method: Method | str, *, maps: int = 200, limit_mb: float = 20) -> Report:
+def check_memory(method: MethodFunction | str, *, maps: int = 200, limit_mb: float = 20) -> Report:
     """Whether `maps` maps leave less than `limit_mb` MB behind; takes seconds, so it stands alone.
 
     Raises:
@@ -214,7 +214,7 @@ def check_memory(method: Method | str, *, maps: int = 200, limit_mb: float = 20)
     return Report((run_check("memory", run),))
 
 
-def _property_over(chosen: Property, method: Method, numbers: range) -> str:
+def _property_over(chosen: Property, method: MethodFunction, numbers: range) -> str:
     lively, worst, at = 0, 0.0, 0
     for case in numbers:
         apart, shows = chosen.compare(method, case)

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
-from segproof.explain import METHODS, BoundTarget, Capture, Method, RawMap, Target, capture
+from segproof.explain import METHODS, BoundTarget, Capture, MethodFunction, RawMap, Target, capture
 from segproof.models import SegmentationModel
 from segproof.perturb import seeded
 from segproof.testing.report import BATCH, FLAT
@@ -32,7 +32,7 @@ class Property:
     name: str
     says: str
     allowed: float
-    compare: Callable[[Method, int], tuple[float, bool]]
+    compare: Callable[[MethodFunction, int], tuple[float, bool]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def captured(
     return capture(model, images, target, layers, baseline=0.35 + 0.1 * images)
 
 
-def raw_map(method: Method, seen: Capture, layer: str, model: SegmentationModel) -> Tensor:
+def raw_map(method: MethodFunction, seen: Capture, layer: str, model: SegmentationModel) -> Tensor:
     made = method(seen, layer, model)
     return made.values if isinstance(made, RawMap) else made
 
@@ -104,7 +104,7 @@ def _bitwise(one: Tensor, other: Tensor) -> tuple[float, bool]:
     return (0.0 if same else max(apart, 1e-15)), lively
 
 
-def _repeat(method: Method, case: int) -> tuple[float, bool]:
+def _repeat(method: MethodFunction, case: int) -> tuple[float, bool]:
     maps = []
     for _ in range(2):
         model, images = toy_of(case).float(), toy_images(case).float()
@@ -112,7 +112,7 @@ def _repeat(method: Method, case: int) -> tuple[float, bool]:
     return _bitwise(*maps)
 
 
-def _batch(method: Method, case: int) -> tuple[float, bool]:
+def _batch(method: MethodFunction, case: int) -> tuple[float, bool]:
     # not float32 where activations are signed: their sums may cancel down to rounding noise
     number = torch.float32 if activation_of(case) == "relu" else torch.float64
     model, images, layer = toy_of(case).to(number), toy_images(case, 3).to(number), layer_of(case)
@@ -121,18 +121,18 @@ def _batch(method: Method, case: int) -> tuple[float, bool]:
     return _compared(together, torch.cat(alone))
 
 
-def _with_target(method: Method, case: int, target: Target) -> tuple[float, bool]:
+def _with_target(method: MethodFunction, case: int, target: Target) -> tuple[float, bool]:
     model, images, layer = toy_of(case), toy_images(case), layer_of(case)
     plain = raw_map(method, captured(model, images), layer, model)
     return _compared(plain, raw_map(method, captured(model, images, target=target), layer, model))
 
 
-def _scaled(method: Method, case: int) -> tuple[float, bool]:
+def _scaled(method: MethodFunction, case: int) -> tuple[float, bool]:
     factor = (1e-3, 0.1, 7.0, 1e3)[case // 4 % 4]
     return _with_target(method, case, ChangedTarget("roof", factor=factor))
 
 
-def _shifted(method: Method, case: int) -> tuple[float, bool]:
+def _shifted(method: MethodFunction, case: int) -> tuple[float, bool]:
     shift = (-20.0, -1.0, 3.0, 50.0)[case // 4 % 4]
     return _with_target(method, case, ChangedTarget("roof", shift=shift))
 
@@ -149,7 +149,7 @@ class _Remade(nn.Module):
         return result
 
 
-def _remade(method: Method, case: int, order: Tensor, scale: Tensor) -> tuple[float, bool]:
+def _remade(method: MethodFunction, case: int, order: Tensor, scale: Tensor) -> tuple[float, bool]:
     """Maps of a network, and of the same function with the layer's channels rearranged."""
     model, other, images, layer = toy_of(case), toy_of(case), toy_images(case), layer_of(case)
     blocks = cast("nn.ModuleList", other.net.get_submodule("decoder.blocks"))
@@ -173,19 +173,19 @@ def _ones(channels: int) -> Tensor:
     return torch.ones(channels, 1, 1, dtype=torch.float64)
 
 
-def _permuted(method: Method, case: int) -> tuple[float, bool]:
+def _permuted(method: MethodFunction, case: int) -> tuple[float, bool]:
     count = _channels(case)
     order = torch.randperm(count, generator=seeded("order", case))
     return _remade(method, case, order, _ones(count))
 
 
-def _doubled(method: Method, case: int) -> tuple[float, bool]:
+def _doubled(method: MethodFunction, case: int) -> tuple[float, bool]:
     count = _channels(case)
     order = torch.tensor([*range(count), case // 4 % count])
     return _remade(method, case, order, _ones(count + 1))
 
 
-def _rescaled(method: Method, case: int) -> tuple[float, bool]:
+def _rescaled(method: MethodFunction, case: int) -> tuple[float, bool]:
     count = _channels(case)
     scale = _ones(count)
     scale[case // 4 % count] = (1e-3, 0.5, 20.0, 1e3)[case // 8 % 4]
@@ -193,7 +193,7 @@ def _rescaled(method: Method, case: int) -> tuple[float, bool]:
 
 
 def _moved(
-    method: Method, case: int, layer: str, move: Callable[[Tensor], Tensor]
+    method: MethodFunction, case: int, layer: str, move: Callable[[Tensor], Tensor]
 ) -> tuple[float, bool]:
     model, images = copy.deepcopy(symmetric_model(case // 4, activation_of(case))), toy_images(case)
     plain = raw_map(method, captured(model, images, [layer]), layer, model)
@@ -203,7 +203,7 @@ def _moved(
     return _compared(move(plain), moved)
 
 
-def _turned(method: Method, case: int) -> tuple[float, bool]:
+def _turned(method: MethodFunction, case: int) -> tuple[float, bool]:
     which = 1 + case // 4 % 7  # 0 would leave the picture as it is
 
     def turn(maps: Tensor) -> Tensor:
@@ -213,12 +213,12 @@ def _turned(method: Method, case: int) -> tuple[float, bool]:
     return _moved(method, case, ("middle", "last")[case % 2], turn)
 
 
-def _translated(method: Method, case: int) -> tuple[float, bool]:
+def _translated(method: MethodFunction, case: int) -> tuple[float, bool]:
     down, right = 2 + 2 * (case // 4 % 7), 2 * (case // 28 % 8)
     return _moved(method, case, "last", lambda maps: maps.roll((down, right), (-2, -1)))
 
 
-def _two_logits(method: Method, case: int) -> tuple[float, bool]:
+def _two_logits(method: MethodFunction, case: int) -> tuple[float, bool]:
     model, images, layer = toy_of(case), toy_images(case), layer_of(case)
     twin = toy_model(case // 4, act=activation_of(case), classes=("background", "roof"))
     state = dict(model.net.state_dict())
@@ -233,7 +233,7 @@ def _two_logits(method: Method, case: int) -> tuple[float, bool]:
     return _compared(*maps)
 
 
-def _captured_once(method: Method, case: int) -> tuple[float, bool]:
+def _captured_once(method: MethodFunction, case: int) -> tuple[float, bool]:
     model, images, layer = toy_of(case).float(), toy_images(case).float(), layer_of(case)
     alone = raw_map(method, captured(model, images, [layer]), layer, model)
     shared = captured(model, images)
@@ -244,7 +244,10 @@ def _captured_once(method: Method, case: int) -> tuple[float, bool]:
 
 
 def _property(
-    name: str, says: str, allowed: float, compare: Callable[[Method, int], tuple[float, bool]]
+    name: str,
+    says: str,
+    allowed: float,
+    compare: Callable[[MethodFunction, int], tuple[float, bool]],
 ) -> tuple[str, Property]:
     return name, Property(name, says, allowed, compare)
 
@@ -272,20 +275,7 @@ PROPERTIES: Final[dict[str, Property]] = dict(
     ]
 )
 
+# what each built-in method is known to lack, from its record
 LIMITS: Final[dict[str, frozenset[str]]] = {
-    # a = 1 / (2 + S D): D enters as a number, not as a ratio
-    "grad_cam_pp": frozenset({"target_scaled", "channel_doubled"}),
-    # a mask per channel and a weight per mask: how often and how loud a channel is drawn counts
-    "score_cam": frozenset({"channel_doubled", "channel_rescaled"}),
-    "ablation_cam": frozenset({"channel_doubled", "channel_rescaled"}),
-    # as Ablation-CAM; losses of p are one-sided, so float32 rounding adds up where p is saturated
-    "kernel_weighted": frozenset({"batch", "channel_doubled", "channel_rescaled"}),
-    # variance is what an eigenvector sees
-    "eigen_cam": frozenset({"channel_doubled", "channel_rescaled"}),
-    "eigen_grad_cam": frozenset({"channel_doubled"}),
-    "seg_eigen_cam": frozenset({"channel_doubled"}),
-    # windows lie on a grid of their own, as random masks do
-    "seg_xres_cam": frozenset({"translated"}),
-    "occlusion": frozenset({"translated"}),
-    "rise": frozenset({"turned", "translated"}),
+    name: method.lacks for name, method in METHODS.items() if method.lacks
 }

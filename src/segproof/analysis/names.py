@@ -1,0 +1,115 @@
+"""Names the measures, methods and strategies of a study as people write them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from segproof.errors import UnknownNameError
+from segproof.perturb import STRATEGIES
+
+if TYPE_CHECKING:
+    from segproof.explain import Preset
+
+__all__ = [
+    "JOINED",
+    "KEYS",
+    "MEASURES",
+    "REMOVING",
+    "SHORT",
+    "definition_of",
+    "higher_is_better",
+    "measure_label",
+    "measure_of",
+    "method_label",
+    "strategy_label",
+]
+
+SHORT: Final = {
+    "background_only": "M1",
+    "highlighted_only": "M2",
+    "highlighted_and_target": "M3",
+}
+JOINED = "contrast"  # M2 - M1: M1 cannot see a part missing, M2 ties poor maps
+MEASURES = ("M1", "M2", "M3", "iou_drop", JOINED)
+REMOVING = ("M1", "iou_drop", JOINED)  # under a fill that is not valid they measure outlines
+KEYS = ["layer", "method", "binarisation", "level", "strategy", "reference", "fill"]
+LABELS = {
+    "grad_cam": "Grad-CAM",
+    "grad_cam_pp": "Grad-CAM++",
+    "xgrad_cam": "XGrad-CAM",
+    "score_cam": "Score-CAM",
+    "eigen_cam": "Eigen-CAM",
+    "hires_cam": "HiRes-CAM",
+    "layer_cam": "Layer-CAM",
+    "grad_cam_elementwise": "Grad-CAM element-wise",
+    "seg_xres_cam": "Seg-XRes-CAM",
+    "seg_eigen_cam": "Seg-Eigen-CAM",
+    "eigen_grad_cam": "Eigen-Grad-CAM",
+    "ablation_cam": "Ablation-CAM",
+    "kernel_weighted": "Kernel-Weighted",
+    "rise": "RISE",
+    "occlusion": "Occlusion",
+    "input_x_gradient": "Gradient \N{MULTIPLICATION SIGN} input",
+    "integrated_gradients": "Integrated gradients",
+    "control:random": "random blobs",
+    "control:p_c": "probability map",
+    "control:edges": "image edges",
+    "control:truth": "truth as heatmap",
+    "control:uniform": "uniform (scattered pixels)",
+    "control:inverse": "1 \N{MINUS SIGN} S of all maps",
+}
+
+
+def method_label(method: str) -> str:
+    """Name of a method or control as people write it."""
+    return LABELS.get(method, method.removeprefix("control:"))
+
+
+def strategy_label(strategy: str) -> str:
+    """Name of a strategy with its published number, e.g. `M1 background_only`."""
+    return f"{SHORT[strategy]} {strategy}" if strategy in SHORT else strategy
+
+
+def measure_label(measure: str, preset: Preset = "strict") -> str:
+    """Name of a headline measure with the direction that is better."""
+    third = "M3 certainty (higher is better)"
+    if preset == "paper":
+        third = "M3 entropy (lower is better)"
+    return {
+        "M1": "M1 confidence (lower is better)",
+        "M2": "M2 confidence (higher is better)",
+        "M3": third,
+        "iou_drop": "IoU drop (higher is better)",
+        JOINED: "contrast M2 \N{MINUS SIGN} M1 (higher is better)",
+    }.get(measure, measure)
+
+
+def measure_of(strategy: str, preset: Preset = "strict") -> tuple[str, bool]:
+    """Return the column that judges `strategy` and whether higher is better.
+
+    Raises:
+        UnknownNameError: no such strategy; near matches are named.
+    """
+    match strategy:
+        case "background_only":
+            return "confidence", False
+        case "highlighted_only":
+            return "confidence", True
+        case "highlighted_and_target":
+            return ("entropy", False) if preset == "paper" else ("certainty", True)
+    raise UnknownNameError.of("strategy", strategy, STRATEGIES)
+
+
+def definition_of(measure: str, preset: Preset) -> tuple[str, str, bool]:
+    """Strategy, column and direction (higher is better) of a headline measure."""
+    if measure == "iou_drop":
+        return "background_only", "iou_drop", True
+    if measure == JOINED:
+        return "highlighted_only", JOINED, True
+    strategy = next(name for name, short in SHORT.items() if short == measure)
+    return strategy, *measure_of(strategy, preset)
+
+
+def higher_is_better(measure: str, preset: Preset = "strict") -> bool:
+    """Direction of a headline measure: M1, M2, M3, iou_drop or contrast."""
+    return definition_of(measure, preset)[2]
