@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segproof.data.layouts import SUFFIXES, is_picture, pictures_of
+from segproof.data.file_names import SUFFIXES, is_picture, pictures_of
 from segproof.data.rasters import Raster, Reading, Sample, raster_of_pillow, read_image, sample_of
 from segproof.errors import DataError
 
