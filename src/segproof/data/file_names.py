@@ -1,4 +1,4 @@
-"""Read what the names of folders and files say: picture, image, mask, split; match globs."""
+"""Reads what the names of folders and files say: picture, image, mask, split; matches globs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as users have them in hand: paths, folders, globs, arrays, tensors, sample dicts."""
+"""Takes pictures as users have them: paths, folders, globs, arrays, tensors, sample dicts."""
 
 from __future__ import annotations
 

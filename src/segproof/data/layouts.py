@@ -1,4 +1,4 @@
-"""Find which mask belongs to which image, by the names of folders and files."""
+"""Finds which mask belongs to which image, by the names of folders and files."""
 
 from __future__ import annotations
 

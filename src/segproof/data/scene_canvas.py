@@ -1,4 +1,4 @@
-"""Hold a scene while it is painted, light it by one sun, and see it through one camera.
+"""Holds a scene while it is painted, lights it by one sun, and sees it through one camera.
 
 A scene is painted in metres at twice the resolution as three layers (albedo, height, slope shade).
 Cast shadows are traced over the heights; the camera averages 2 x 2, blurs, adds noise and keeps 8

@@ -1,4 +1,4 @@
-"""Paint the things of an aerial scene: roads, plots, buildings, trees, cars, pools, fields.
+"""Paints the things of an aerial scene: roads, plots, buildings, trees, cars, pools, fields.
 
 `paint` puts one kind of place together: suburb, commerce, country or the edge of town. Roads,
 slabs, courts and pools share their colours with roofs, so colour alone does not solve the task.

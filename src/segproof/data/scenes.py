@@ -1,4 +1,4 @@
-"""Make aerial scenes at 0.3 m per pixel, pictures with exact roof masks, from a seed alone."""
+"""Makes aerial scenes at 0.3 m per pixel, pictures with exact roof masks, from a seed alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find what decides: exact Shapley values of the parts of a scene, and the credit of each pixel."""
+"""Finds what decides: exact Shapley values of a scene's parts, and the credit of each pixel."""
 
 from __future__ import annotations
 

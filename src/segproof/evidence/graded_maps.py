@@ -1,4 +1,4 @@
-"""Make heatmaps of known quality for a scene: from the oracle to its opposite."""
+"""Makes heatmaps of known quality for a scene: from the oracle to its opposite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describe a picture whose answer is known, and read its network on changed copies of it."""
+"""Describes a picture whose answer is known, and reads its network on changed copies of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put measures on trial: does the order of each agree with that of maps of known quality?"""
+"""Puts measures on trial: does the order of each agree with that of maps of known quality?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put methods on trial: does the heatmap of each find what decides, also where it is a cue?"""
+"""Puts methods on trial: does the heatmap of each find what decides, also where it is a cue?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of known truth as one command: tables, figures, cards and a verdict in a folder."""
+"""Runs the benchmark of known truth: tables, figures, cards and a verdict in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trained networks whose reason is known: a roof counts only with its cue, shown by intervention.
+"""Trains networks whose reason is known: a roof counts only with its cue (tier b).
 
 A scene is a layout of groups (a roof and the place of its cue, each shown or not) and of things
 that never matter, painted over the same ground and under the same noise. So a counterfactual is

@@ -1,4 +1,4 @@
-"""Hold a fill to what fills promise: kept pixels stay, removed ones cannot leak, units fit."""
+"""Holds a fill to what fills promise: kept pixels stay, removed ones cannot leak, units fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold a measure to what measures promise: its range, its direction, where it is NaN."""
+"""Holds a measure to what measures promise: its range, its direction, where it is NaN."""
 
 from __future__ import annotations
 

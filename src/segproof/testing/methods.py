@@ -1,4 +1,4 @@
-"""Hold a method to what maps promise: its properties, finite numbers, a model left as it was."""
+"""Holds a method to what maps promise: its properties, finite numbers, a model left as it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold a network to what explanations need: outputs, batches, modes, layers, maps, its state."""
+"""Holds a network to what explanations need: outputs, batches, modes, layers, maps, its state."""
 
 from __future__ import annotations
 

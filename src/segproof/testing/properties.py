@@ -1,4 +1,4 @@
-"""Compare two maps of a method that have to be equal: properties of methods and their limits."""
+"""Compares two maps of a method that have to be equal: properties of methods and their limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record what was checked, run a check in a process that stays as it was, and report it."""
+"""Records what was checked, runs a check in a process that stays as it was, and reports it."""
 
 from __future__ import annotations
 

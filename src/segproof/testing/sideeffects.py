@@ -1,4 +1,4 @@
-"""Read the state of a process and a network that a call may not change."""
+"""Reads the state of a process and a network that a call may not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build small seeded networks and pictures to try code on, and failures to put into them.
+"""Builds small seeded networks and pictures to try code on, and failures to put into them.
 
 The checks of `segproof.testing` use them; docs/guide/extending.md shows how.
 """
