@@ -74,7 +74,8 @@ class OutputReader:
     def logits(self, returned: Any, again: Callable[[float], Any] | None = None) -> Tensor:
         """Logits [N, K, h, w] in what the network returned.
 
-        `again(N)` runs the network on noise of N standard deviations; it is called only where the numbers of this one could be logits as well as probabilities.
+        `again(N)` runs the network on noise of N standard deviations; it is called only
+        where the numbers of this one could be logits as well as probabilities.
         """
         value = self._found(returned)
         if self.kind is not None:
