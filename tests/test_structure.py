@@ -32,8 +32,6 @@ ORDER = [
 # Names that are read past a folder's face: importing file -> module. It only ever gets shorter.
 PAST_THE_FACE: dict[str, set[str]] = {
     "cli/evidence.py": {"segproof.evidence.run"},
-    "cli/explain.py": {"segproof.report.figures"},
-    "evidence/run.py": {"segproof.report.figures"},
 }
 PACKAGE = Path(segproof.__file__).parent
 

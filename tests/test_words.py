@@ -37,12 +37,12 @@ OF_DEVELOPERS = (
     r"\bacceptance criteri",
 )
 # first words of module docstrings; a module says with a verb what is in it
-VERBS = re.compile(
-    r"(accepts|averages|builds|calls|checks|chooses|commands|compares|computes|counts|cuts|decid"
-    r"es|describes|diagnoses|draws|estimates|exports|explains|finds|formats|guards|halves|hands|"
-    r"holds|lists|loads|looks|makes|measures|names|offers|packs|paints|parses|perturbs|plans|pri"
-    r"nts|puts|raises|reads|records|removes|renders|runs|saves|says|seeds|sets|shows|solves|spre"
-    r"ads|stops|stores|studies|surveys|takes|tests|trains|tries|turns|wraps|writes)"
+VERBS = (
+    "accepts averages builds calls checks chooses commands compares computes counts cuts "
+    "decides describes diagnoses draws estimates exports explains finds formats guards halves "
+    "hands holds lists loads looks makes measures names offers packs paints parses perturbs "
+    "plans prints puts raises reads records removes renders runs saves says seeds sets shows "
+    "solves spreads stops stores studies surveys takes tests trains tries turns wraps writes"
 )
 
 
@@ -74,7 +74,7 @@ def test_a_module_says_with_a_verb_what_is_in_it(path: Path) -> None:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert text, "a module without a docstring"
     first = re.split(r"\W", text, maxsplit=1)[0]
-    assert VERBS.fullmatch(first.lower()) or text.startswith(
+    assert first.lower() in VERBS.split() or text.startswith(
         ("segproof explains", "`python -m segproof`")
     )
 

@@ -16,7 +16,7 @@ from page import renew
 
 from segproof import Results
 from segproof.analysis import SHORT, Analysis, measure_label, method_label
-from segproof.report import figures as plot
+from segproof.report import figures as plot, png
 
 PAGE = Path(__file__).resolve().parents[1] / "evidence" / "real-tiles.md"
 IMAGES = Path(__file__).resolve().parents[1] / "images"
@@ -253,7 +253,7 @@ def main(strict_folder: str, paper_folder: str) -> None:
         "real-validity.png": plot.validity(ours["strict"].validity),
     }  # fmt: skip
     for name, figure in figures.items():
-        (IMAGES / name).write_bytes(plot.png(figure))
+        (IMAGES / name).write_bytes(png(figure))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from segproof.analysis import (
     strategy_label,
 )
 from segproof.analysis.statistics import interval
-from segproof.report import figures as plot
+from segproof.report import figures as plot, png
 
 PAGE = Path(__file__).resolve().parents[1] / "evidence" / "trial.md"
 SETS = ("whu", "jonkoping", "banepa")
@@ -217,9 +217,7 @@ def main(folders: list[str]) -> None:
         found["misses"] = misses(Results.load(folders[len(SETS)]).finished())
     renew(PAGE, found)
     for name in runs:
-        at = made[name].at
-        if at is None:
-            continue  # no heatmap was measured
+        at = made[name].headline
         pairs = made[name].layers
         # layers and methods in one order in all pictures
         order = made[name].auc[["layer", "method"]].drop_duplicates()
@@ -230,7 +228,7 @@ def main(folders: list[str]) -> None:
             reference=at.reference,
             fill=at.fill,
         )
-        (IMAGES / f"trial-{name}.png").write_bytes(plot.png(figure))
+        (IMAGES / f"trial-{name}.png").write_bytes(png(figure))
         print(name, made[name].verdict)
 
 

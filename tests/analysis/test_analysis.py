@@ -11,7 +11,7 @@ import pytest
 
 from rows import make_manifest, make_rows, make_tiles
 from segproof.analysis import Analysis, Headline, basis
-from segproof.report import figures as plot
+from segproof.report import drawing
 from segproof.report.page import render
 
 
@@ -79,13 +79,13 @@ def test_what_tables_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> 
 
     count("_validity")
     count("_against_controls")
-    monkeypatch.setattr(plot, "svg", lambda figure: b"<svg/>")  # drawing takes most of the time
+    monkeypatch.setattr(drawing, "svg", lambda figure: b"<svg/>")  # drawing takes most of the time
     analysis = Analysis(make_rows(3, thresholds=(), areas=(0.1, 0.2)))
     assert calls == []
     for name in PROPERTIES:
         table = getattr(analysis, name)
         assert getattr(analysis, name) is table
-    render(analysis.rows, make_tiles(3), make_manifest(), made=analysis)
+    render(analysis.rows, make_tiles(3), make_manifest(), analysis=analysis)
     assert sorted(calls) == ["_against_controls", "_validity"]
 
 

@@ -13,7 +13,7 @@ import pytest
 from rows import METHODS, make_manifest, make_pictures, make_rows, make_tiles
 from segproof.analysis import MEASURES, Analysis
 from segproof.measures.track_record import evidence_of
-from segproof.report import figures as plot
+from segproof.report import drawing
 from segproof.report.page import render
 
 SMALL = make_rows(2, areas=(), fills=("black",), methods=METHODS[:2])
@@ -56,8 +56,8 @@ class Page(HTMLParser):
 @pytest.fixture
 def undrawn(monkeypatch: Any) -> None:
     """Figures are built but not drawn, which takes most of the time."""
-    monkeypatch.setattr(plot, "svg", lambda figure: b"<svg/>")
-    monkeypatch.setattr(plot, "webp", lambda figure, dpi=0: b"RIFF")
+    monkeypatch.setattr(drawing, "svg", lambda figure: b"<svg/>")
+    monkeypatch.setattr(drawing, "webp", lambda figure, dpi=0: b"RIFF")
 
 
 @pytest.fixture(scope="module")

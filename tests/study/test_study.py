@@ -47,14 +47,14 @@ from segproof.explain.methods import METHODS
 from segproof.explain.target import Region
 from segproof.measures import MAP_MEASURES
 from segproof.measures.case import HeatmapCase
-from segproof.measures.pictures import BOUNDARY
+from segproof.measures.records import BOUNDARY
 from segproof.models.loaders.load import demo_model_spec, save_model
 from segproof.perturb.fills import make_fill
 from segproof.perturb.records import FILLS, FillFunction
 from segproof.perturb.regions import dilate, rough_noise, roughen
 from segproof.perturb.seeding import seeded
 from segproof.report import page as report
-from segproof.report.terminal import print_tables
+from segproof.report.terminal import print_analysis
 from segproof.study import fill_check as probe
 from segproof.study.fill_check import (
     OUTLINES,
@@ -466,14 +466,14 @@ def test_gain_and_tables_know_both_references(wide_run: tuple[Study, Results]) -
     made = Analysis(rows)
     assert made.sweep["boundary_f"].notna().any()
     out = Console(record=True, width=160, file=io.StringIO())
-    print_tables(out, made)
+    print_analysis(out, made, everything=True)
     said = out.export_text()
     third: Any = made.best[(made.best["measure"] == "M3") & (made.best["binarisation"] == "area")]
     third = third[third["fill"] == made.headline.fill].set_index("reference")["mean"]
     assert f"{third['truth']:.3f}" != f"{third['prediction']:.3f}"
     assert f" {third['truth']:.3f}" in said
     assert f" {third['prediction']:.3f}" not in said
-    page = report.render(rows, results.tiles, results.manifest, made=made)
+    page = report.render(rows, results.tiles, results.manifest, analysis=made)
     assert "Boundary F" in page
     assert "prediction" in page
 
@@ -687,7 +687,7 @@ def test_measures_of_whole_heatmaps_are_scores(
     assert counted["random_class"] == "a control has no method (1)"
     exported = pd.read_csv(tmp_path / "run" / "scores.csv")
     assert len(exported) == len(scores)
-    page = report.render(results.rows, results.tiles, results.manifest, judged=judged)
+    page = report.render(results.rows, results.tiles, results.manifest, scores=judged)
     assert "deletion (lower is better)" in page
     assert "a control has no method (1)" in page
     # what they cost is counted too

@@ -13,7 +13,6 @@ from .of_measures import (
     FILLS as FILLS,
     HEADLINE as HEADLINE,
     THRESHOLDS as THRESHOLDS,
-    CutMeasure as CutMeasure,
     Shown as Shown,
     judge_measures as judge_measures,
     measure_cards as measure_cards,

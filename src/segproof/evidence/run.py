@@ -23,7 +23,6 @@ from segproof.evidence.of_measures import (
     FILLS,
     HEADLINE,
     WHOLE as WHOLE_MAP,
-    CutMeasure,
     judge_measures,
     measure_cards,
     scene_scores,
@@ -33,8 +32,8 @@ from segproof.evidence.tier_a_constructed import constructed
 from segproof.evidence.tier_b_planted import NETWORKS, planted
 from segproof.evidence.tier_c_marker import check_steps, reliance, table as reliance_table
 from segproof.explain import METHODS, MethodFunction
-from segproof.measures import Card, MapMeasure
-from segproof.report import figures as plot
+from segproof.measures import CutFunction, MapMeasure, Measure
+from segproof.report import evidence_maps, evidence_measures, evidence_methods, png
 from segproof.study import MAP_MEASURES, write_atomic
 
 __all__ = [
@@ -64,9 +63,7 @@ TIERS: Final[dict[str, Callable[..., Iterator[KnownScene]]]] = {"a": _constructe
 REAL: Final = "c"  # networks trained on real tiles with a pasted marker, which do not ship
 
 # of whole heatmaps those that explain nothing again: maps of known quality have no method
-WHOLE: Final = tuple(
-    name for name, card in MAP_MEASURES.items() if "re-explanation" not in card.forwards
-)
+WHOLE: Final = tuple(name for name, measure in MAP_MEASURES.items() if not measure.explains_again)
 SLOW: Final = (  # the default leaves them out; context_need does not even look at the map
     *("road", "road_morf", "road_lerf", "infidelity", "deletion_outside", "insertion_outside"),
     "context_need",
@@ -101,18 +98,18 @@ class Evidence:
 
 
 def choose_measures(
-    names: Sequence[str | Card | MapMeasure],
-) -> tuple[dict[str, CutMeasure], dict[str, Card | MapMeasure]]:
-    """Measures of cut maps and of whole ones, by name or as callables (higher is better) or cards.
+    names: Sequence[str | Measure[MapMeasure] | MapMeasure],
+) -> tuple[dict[str, Measure[CutFunction]], dict[str, Measure[MapMeasure] | MapMeasure]]:
+    """Measures of cut maps and of whole ones, by name, as records or callables (higher is better).
 
     Raises:
         UnknownNameError: no such measure, or one that explains again what has no method here.
     """
-    cut: dict[str, CutMeasure] = {}
-    whole: dict[str, Card | MapMeasure] = {}
+    cut: dict[str, Measure[CutFunction]] = {}
+    whole: dict[str, Measure[MapMeasure] | MapMeasure] = {}
     for name in names:
-        if isinstance(name, Card):
-            whole[getattr(name.function, "__name__", "measure")] = name
+        if isinstance(name, Measure):
+            whole[name.name] = name
         elif not isinstance(name, str):
             whole[getattr(name, "__name__", type(name).__name__)] = name
         elif name in CUT_MEASURES:
@@ -146,13 +143,13 @@ def own_code(name: str, *, allow_code: bool = False) -> Any:
     except Exception as error:
         raise StudyError(
             f"{name} ending in {type(error).__name__}: {error}",
-            "python:MODULE:FUNCTION of a method, a measure or a Card",
+            "python:MODULE:FUNCTION of a method, a measure or a Measure",
             "import it in Python to see where it fails",
         ) from error
     finally:
         sys.path.remove(str(Path.cwd()))
-    if not callable(found) and not isinstance(found, Card):
-        raise StudyError(f"{name}, a {type(found).__name__}", "a function or a Card", "name one")
+    if not callable(found) and not isinstance(found, Measure):
+        raise StudyError(f"{name}, a {type(found).__name__}", "a function or a Measure", "name one")
     return found
 
 
@@ -161,7 +158,7 @@ def run(
     tiers: Sequence[str] = ("a",),
     *,
     methods: Sequence[str | MethodFunction] = DEFAULT_METHODS,
-    measures: Sequence[str | Card | MapMeasure] = DEFAULT_MEASURES,
+    measures: Sequence[str | Measure[MapMeasure] | MapMeasure] = DEFAULT_MEASURES,
     layers: Sequence[str] | None = None,
     fills: Sequence[str] = FILLS,
     scenes: int | None = None,
@@ -282,13 +279,13 @@ def _write(folder: Path, found: Evidence, fills: Sequence[str], about: dict[str,
     if not found.maps.empty:
         write_atomic(folder / "maps.parquet", lambda stream: _parquet(found.maps, stream))
         _save(folder / "cards.json", cards_json(found.measures, about).encode())
-        _save(folder / "measures.png", plot.png(plot.evidence_measures(found.measures)))
+        _save(folder / "measures.png", png(evidence_measures(found.measures)))
         cut = [name for name in CUT_MEASURES if name in set(found.maps["measure"])]
         if cut:
-            figure = plot.evidence_maps(found.maps, cut, fills[-1])
-            _save(folder / "maps.png", plot.png(figure))
+            figure = evidence_maps(found.maps, cut, fills[-1])
+            _save(folder / "maps.png", png(figure))
     for tier in about["tiers"] if not found.methods.empty else ():
-        _save(folder / f"methods-{tier}.png", plot.png(plot.evidence_methods(found.methods, tier)))
+        _save(folder / f"methods-{tier}.png", png(evidence_methods(found.methods, tier)))
 
 
 def _parquet(frame: pd.DataFrame, stream: BinaryIO) -> None:

@@ -1,130 +1,53 @@
-"""One function per figure. Each returns a matplotlib Figure and touches no global state.
+"""Draws the tables of a study: one function per figure, each returns a matplotlib Figure.
 
-Figures of tables take the tables of `segproof.analysis.tables`; pictures take numpy arrays. Colours
-are those of Okabe and Ito (readable with every common colour blindness), and every method has its
-own marker as well.
+Tables are those of `segproof.analysis.Analysis`.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Hashable, Mapping, Sequence
-from functools import lru_cache
-from io import BytesIO
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from segproof.analysis import (
-    ALPHA,
-    LEAST_IMAGES,
-    LEAST_METHODS,
-    measure_label,
-    method_label,
+from segproof.analysis import ALPHA, LEAST_IMAGES, LEAST_METHODS, measure_label, method_label
+from segproof.report.drawing import (
+    CONTROL_DASH,
+    INK,
+    SOFT,
+    SPARE,
+    add_legend,
+    empty_figure,
+    label_axes,
+    new_figure,
+    safe_text,
+    style_axes,
+    styles_of,
 )
-from segproof.explain import Preset
+from segproof.report.table import DAGGER, DOUBLE_DAGGER
+
+if TYPE_CHECKING:
+    from segproof.explain import Preset
 
 __all__ = [
     "critical_difference",
-    "data_uri",
-    "displayed",
     "evidence_maps",
     "evidence_measures",
     "evidence_methods",
     "faithfulness",
-    "gallery",
     "layers",
-    "overlay",
-    "png",
     "ranking",
     "region_size",
-    "svg",
     "sweep",
     "validity",
 ]
-
-Array = npt.NDArray[np.floating[Any]]
-Mask = npt.NDArray[np.bool_]
-
-INK, SOFT, GRID = "#1f2933", "#5f6b76", "#e3e7eb"
-TRUTH, PREDICTION, REGION = "#ffffff", "#56b4e9", "#56b4e9"
-HEAT = "inferno"
-DAGGER, DOUBLE_DAGGER = "\N{DAGGER}", "\N{DOUBLE DAGGER}"
-STYLES = {
-    "grad_cam": ("#0072B2", "o"),
-    "grad_cam_pp": ("#E69F00", "s"),
-    "xgrad_cam": ("#009E73", "^"),
-    "score_cam": ("#D55E00", "D"),
-    "eigen_cam": ("#CC79A7", "v"),
-    "hires_cam": ("#56B4E9", "P"),
-    "layer_cam": ("#7F5539", "X"),
-    "control:random": ("#8a949e", ""),
-    "control:p_c": ("#3c4650", ""),
-}
-SPARE = (("#117733", "<"), ("#332288", ">"), ("#AA4499", "p"), ("#882255", "h"), ("#999933", "*"))
-CONTROL_DASH = {"control:random": (0, (1.5, 1.5)), "control:p_c": (0, (5, 2))}
-
-
-# --- shared pieces ----------------------------------------------------------------------------
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-@lru_cache(maxsize=1)
-def _font() -> Any:
-    return get_font(findfont(FontProperties(family="DejaVu Sans")))
-
-
-def _text(value: object) -> str:
-    """`value` with characters that the bundled font lacks replaced, so that none warns."""
-    font = _font()
-    known = (c == "\n" or (c.isprintable() and font.get_char_index(ord(c))) for c in str(value))
-    return "".join(c if ok else "?" for c, ok in zip(str(value), known, strict=True))
-
-
-def _style(axes: Axes, *, grid: str = "y") -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#b6bec6")
-    axes.tick_params(labelsize=8, colors=SOFT, length=3, color="#b6bec6")
-    if grid:
-        axes.grid(axis=grid, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-
-
-def _label(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
-    plain: dict[str, Any] = {"parse_math": False}
-    if x:
-        axes.set_xlabel(_text(x), fontsize=8.5, color=INK, **plain)
-    if y:
-        axes.set_ylabel(_text(y), fontsize=8.5, color=INK, **plain)
-    if title:
-        axes.set_title(
-            _text(title), fontsize=9.5, color=INK, loc="left", fontweight="bold", **plain
-        )
-
-
-def _styles(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of every method; unknown names get spare ones in the order given."""
-    spare = iter(SPARE * (1 + len(methods) // len(SPARE)))
-    return {name: STYLES[name] if name in STYLES else next(spare) for name in methods}
 
 
 def _unique(values: pd.Series[Any]) -> list[str]:
@@ -143,23 +66,6 @@ def _cell(
     return frame
 
 
-def _empty(figure: Figure, text: str) -> Figure:
-    figure.text(0.5, 0.5, text, ha="center", va="center", color=SOFT, fontsize=10)
-    return figure
-
-
-def _legend(figure: Figure, handles: list[Any], columns: int = 7) -> None:
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(columns, max(1, len(handles))),
-        frameon=False,
-        fontsize=8.5,
-        labelcolor=INK,
-        handlelength=2.4,
-    )
-
-
 def _method_handles(styles: Mapping[str, tuple[str, str]]) -> list[Any]:
     return [
         Line2D(
@@ -170,7 +76,7 @@ def _method_handles(styles: Mapping[str, tuple[str, str]]) -> list[Any]:
             markersize=4.5,
             linewidth=1.6,
             linestyle=CONTROL_DASH.get(name, "-"),
-            label=_text(method_label(name)),
+            label=safe_text(method_label(name)),
         )
         for name, (color, marker) in styles.items()
     ]
@@ -189,17 +95,17 @@ def sweep(
 ) -> Figure:
     """Task 1: M1, M2 and M3 against threshold or matched area, one row of panels per layer.
 
-    `table` is `tables.sweep(...)`. Bands are 95 % intervals over images; controls are dashed grey.
+    `table` is `Analysis.sweep`. Bands are 95 % intervals over images; controls are dashed grey.
     At a single level methods stand side by side, with bars for the intervals.
     """
     frame = _cell(table, binarisation, reference, fill)
     layers = [name for name in _unique(frame["layer"]) if name]
     if not layers:
-        return _empty(_figure(6, 1.5), f"nothing was measured at {binarisation}")
+        return empty_figure(new_figure(6, 1.5), f"nothing was measured at {binarisation}")
     methods = [name for name in _unique(frame["method"]) if not name.startswith("control:")]
     controls = [name for name in CONTROL_DASH if (frame["method"] == name).any()]
-    styles = _styles([*methods, *controls])
-    figure = _figure(10.4, 0.7 + 2.5 * len(layers))
+    styles = styles_of([*methods, *controls])
+    figure = new_figure(10.4, 0.7 + 2.5 * len(layers))
     grid = figure.subplots(len(layers), 3, sharex=True, sharey="col", squeeze=False)
     unit = "share of the tile that is highlighted" if binarisation == "area" else "threshold"
     alone = frame["level"].nunique() == 1
@@ -233,9 +139,9 @@ def sweep(
                 )
             if alone:
                 axes.set_xticks([])
-            _style(axes)
+            style_axes(axes)
             title = measure_label(measure, preset).replace(" (", "\n(") if row == 0 else ""
-            _label(axes, title=title, x=unit if row == len(layers) - 1 else "")
+            label_axes(axes, title=title, x=unit if row == len(layers) - 1 else "")
             axes.yaxis.set_major_locator(MaxNLocator(5))
             if struck:
                 axes.text(
@@ -248,8 +154,8 @@ def sweep(
                     color="#a1260d",
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
                 )
-        _label(grid[row, 0], y=layer)
-    _legend(figure, _method_handles(styles))
+        label_axes(grid[row, 0], y=layer)
+    add_legend(figure, _method_handles(styles))
     return figure
 
 
@@ -258,17 +164,17 @@ def faithfulness(
 ) -> Figure:
     """Task 2: IoU drop of every method and layer with 95 % intervals, thresholds beside area.
 
-    `table` is `tables.faithfulness(...)`. Order: best at matched area first. Filled dots belong to
+    `table` is `Analysis.faithfulness`. Order: best at matched area first. Filled dots belong to
     the group not distinguishable from the best of their layer; dashed lines are the controls.
     """
     kinds = [k for k in ("area", "threshold") if (table["binarisation"] == k).any()]
     if not kinds:
-        return _empty(_figure(6, 1.5), "no IoU drop was measured")
+        return empty_figure(new_figure(6, 1.5), "no IoU drop was measured")
     lead = _cell(table, kinds[0], reference, fill)
     lead = lead[lead["layer"] != ""].sort_values("mean", ascending=False, na_position="last")
     order = list(zip(lead["layer"], lead["method"], strict=True))
-    styles = _styles(_unique(table["method"]))
-    figure = _figure(10.4, 1.1 + 0.27 * len(order))
+    styles = styles_of(_unique(table["method"]))
+    figure = new_figure(10.4, 1.1 + 0.27 * len(order))
     grid = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     names = {"area": "at matched area (headline)", "threshold": "at fixed thresholds"}
     for axes, kind in zip(grid, kinds, strict=True):
@@ -293,10 +199,10 @@ def faithfulness(
                     zorder=0.5,
                 )
         axes.axvline(0, color="#b6bec6", linewidth=0.8, zorder=0.4)
-        _style(axes, grid="x")
+        style_axes(axes, grid="x")
         title = names[kind] + (" - fill not valid, struck out" if part["struck"].any() else "")
-        _label(axes, x="IoU drop (higher is more faithful)", title=title)
-    labels = [_text(f"{method_label(method)}  ·  {layer}") for layer, method in order]
+        label_axes(axes, x="IoU drop (higher is more faithful)", title=title)
+    labels = [safe_text(f"{method_label(method)}  ·  {layer}") for layer, method in order]
     grid[0].set_yticks(range(len(order)), labels, parse_math=False)
     grid[0].tick_params(axis="y", labelsize=8.5, labelcolor=INK)
     grid[0].invert_yaxis()
@@ -305,7 +211,7 @@ def faithfulness(
         Line2D([], [], ls="", marker="o", mfc="white", color=INK, label="behind the best"),
     ]
     controls = [name for name in CONTROL_DASH if (table["method"] == name).any()]
-    _legend(figure, dots + _method_handles({name: (styles[name][0], "") for name in controls}))
+    add_legend(figure, dots + _method_handles({name: (styles[name][0], "") for name in controls}))
     return figure
 
 
@@ -316,9 +222,9 @@ def ranking(
     sides = [_cell(table, kind, reference, fill) for kind in ("threshold", "area")]
     layers = [name for name in _unique(table["layer"]) if name]
     if any(side.empty for side in sides) or not layers:
-        return _empty(_figure(6, 1.5), "needs both thresholds and matched areas")
-    styles = _styles([m for m in _unique(table["method"]) if not m.startswith("control:")])
-    figure = _figure(min(10.4, 1.2 + 4.4 * len(layers)), 0.8 + 0.34 * len(styles))
+        return empty_figure(new_figure(6, 1.5), "needs both thresholds and matched areas")
+    styles = styles_of([m for m in _unique(table["method"]) if not m.startswith("control:")])
+    figure = new_figure(min(10.4, 1.2 + 4.4 * len(layers)), 0.8 + 0.34 * len(styles))
     grid = figure.subplots(1, len(layers), squeeze=False)[0]
     for axes, layer in zip(grid, layers, strict=True):
         places = []
@@ -337,7 +243,7 @@ def ranking(
                 axes.text(
                     x,
                     y,
-                    _text(method_label(method)),
+                    safe_text(method_label(method)),
                     ha=align,
                     va="center",
                     fontsize=8.5,
@@ -348,11 +254,11 @@ def ranking(
         axes.set_ylim(len(styles) + 0.5, 0.5)
         axes.set_yticks([])
         axes.set_xticks([0, 1], ["fixed thresholds", "matched area"])
-        _style(axes, grid="")
+        style_axes(axes, grid="")
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(length=0)
-        _label(axes, title=f"{layer}: order by IoU drop, best on top")
+        label_axes(axes, title=f"{layer}: order by IoU drop, best on top")
     return figure
 
 
@@ -361,7 +267,7 @@ def critical_difference(
 ) -> Figure:
     """Critical-difference diagram: mean ranks of all candidates, bars over those that tie.
 
-    `table` is `tables.mean_ranks(...)`. A bar joins candidates whose ranks differ by less than
+    `table` is `Analysis.mean_ranks`. A bar joins candidates whose ranks differ by less than
     Nemenyi's critical difference, the ruler above. At most `limit` candidates, the best by rank,
     are drawn; the test is that of all. Where it cannot be made the figure says why. Daggers as in
     the report. Source: demsar2006.
@@ -370,19 +276,19 @@ def critical_difference(
     name = measure_label(measure, preset)
     reason = _not_ranked(part)
     if reason:
-        return _empty(_figure(7.6, 0.6), f"{name}: not drawn, {reason}")
+        return empty_figure(new_figure(7.6, 0.6), f"{name}: not drawn, {reason}")
     part = part.sort_values("mean_rank", kind="stable")
     first, shown = part.iloc[0], part.iloc[:limit]
     total, distance = len(part), float(first["critical_difference"])
     rank = shown["mean_rank"].to_numpy(float)
     end = float(total) if total <= limit else float(np.ceil(max(rank[-1], 1 + distance)))
-    styles = _styles(_unique(table["method"]))
+    styles = styles_of(_unique(table["method"]))
     bars = _packed(part, shown, end)
     depth = 0.2 + 0.13 * (1 + max((row for *_, row in bars), default=-1))
     left = (len(shown) + 1) // 2
     bottom = depth + 0.23 * left
     width, side = 10.4, 0.29  # side: share of the width for the names on either side
-    figure = _figure(width, bottom + 1.45)
+    figure = new_figure(width, bottom + 1.45)
     axes = figure.subplots()
     scale = (end - 1) / (1 - 2 * side)
     axes.set_xlim(1 - side * scale, end + side * scale)
@@ -421,7 +327,7 @@ def critical_difference(
         title += " (no difference shown)"
     if first["struck"]:
         title += " - fill not valid, struck out"
-    _label(axes, title=title)
+    label_axes(axes, title=title)
     handles = [Line2D([], [], color=INK, linewidth=3.6, label="not distinguishable (5 %)")]
     for flag, sign, control in (
         ("beats_random", DAGGER, "random blobs"),
@@ -430,7 +336,7 @@ def critical_difference(
         if (shown[flag].notna() & ~shown[flag].fillna(value=True).astype(bool)).any():
             text = f"{sign} not shown to beat {control}"
             handles.append(Line2D([], [], linestyle="", label=text))
-    _legend(figure, handles)
+    add_legend(figure, handles)
     return figure
 
 
@@ -475,7 +381,7 @@ def _packed(part: pd.DataFrame, shown: pd.DataFrame, end: float) -> list[tuple[f
 
 def _candidate(line: Any, limit: int = 40) -> str:
     """Method, layer and daggers; a long name loses its middle."""
-    text = _text(f"{method_label(line['method'])}  ·  {line['layer']}")
+    text = safe_text(f"{method_label(line['method'])}  ·  {line['layer']}")
     if len(text) > limit:
         text = text[: limit // 2 - 2] + "..." + text[-(limit // 2 - 1) :]
     for flag, sign in (("beats_random", DAGGER), ("beats_p_c", DOUBLE_DAGGER)):
@@ -496,21 +402,20 @@ def layers(
 ) -> Figure:
     """Task 3: mean of a measure for layer x method, and the paired differences between layers.
 
-    `differences` is `tables.layers(...)`; `table` is `tables.faithfulness(...)` for
-    `measure="iou_drop"`, `tables.combinations_ranked(...)` for the contrast, `tables.auc(...)` for
-    the others.
+    `differences` is `Analysis.layers`; `table` is `Analysis.faithfulness` for
+    `measure="iou_drop"`, `Analysis.ranking` for the contrast, `Analysis.auc` for the others.
     """
     part = _cell(table[table["measure"] == measure], binarisation, reference, fill)
     part = part[part["layer"] != ""]
     if part.empty:
-        return _empty(_figure(6, 1.5), "nothing was measured here")
+        return empty_figure(new_figure(6, 1.5), "nothing was measured here")
     wide = part.pivot(index="layer", columns="method", values="mean")
     wide = wide.loc[_unique(part["layer"]), _unique(part["method"])]
     pairs = differences[differences["measure"] == measure]
     for column in ("reference", "fill"):
         pairs = pairs[pairs[column] == part[column].iloc[0]]
     height = 1.3 + max(0.42 * len(wide), 0.27 * len(pairs), 1.0)
-    figure = _figure(10.4, height)
+    figure = new_figure(10.4, height)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     values = wide.to_numpy(float)
     spread = Normalize(float(np.nanmin(values)), float(np.nanmax(values)) + 1e-12)
@@ -524,18 +429,18 @@ def layers(
         ink = "white" if (1 - shade if lower else shade) < 0.55 else INK
         text = f"{value:.3f}" if np.isfinite(value) else "-"
         left.text(j, i, text, ha="center", va="center", fontsize=8.5, color=ink)
-    heads = [_text(method_label(name)) for name in wide.columns]
+    heads = [safe_text(method_label(name)) for name in wide.columns]
     turned: dict[str, Any] = {"rotation": 25, "ha": "right"} if len(heads) > 5 else {}
     left.set_xticks(range(len(heads)), heads, parse_math=False, **turned)
-    left.set_yticks(range(len(wide)), [_text(name) for name in wide.index], parse_math=False)
+    left.set_yticks(range(len(wide)), [safe_text(name) for name in wide.index], parse_math=False)
     left.tick_params(labelsize=8, length=0, labelcolor=INK)
     for side in left.spines.values():
         side.set_visible(False)
-    _label(left, title=measure_label(measure, preset))
+    label_axes(left, title=measure_label(measure, preset))
     bar = figure.colorbar(shown, ax=left, pad=0.02, fraction=0.05)
     bar.ax.tick_params(labelsize=7.5, colors=SOFT)
     bar.outline.set_visible(False)
-    styles = _styles(list(wide.columns))
+    styles = styles_of(list(wide.columns))
     several = pairs[["layer_a", "layer_b"]].drop_duplicates().shape[0] > 1
     labels = []
     for place, (_, line) in enumerate(pairs.iterrows()):
@@ -545,17 +450,17 @@ def layers(
         right.plot(line["difference"], place, marker, markersize=6.5, mec=color, mfc=face, mew=1.5)
         name = method_label(line["method"])
         labels.append(f"{name}: {line['layer_a']} - {line['layer_b']}" if several else name)
-    right.set_yticks(range(len(labels)), [_text(name) for name in labels], parse_math=False)
+    right.set_yticks(range(len(labels)), [safe_text(name) for name in labels], parse_math=False)
     right.invert_yaxis()
     right.axvline(0, color=SOFT, linewidth=0.9, zorder=0.5)
-    _style(right, grid="x")
+    style_axes(right, grid="x")
     right.tick_params(axis="y", labelcolor=INK)
     right.xaxis.set_major_locator(MaxNLocator(6))
     title = "paired difference by image"
     if len(pairs) and not several:
         first = pairs.iloc[0]
         title = f"paired difference, {first['layer_a']} minus {first['layer_b']}"
-    _label(right, x="difference with 95 % interval (filled: p < 0.05)", title=title)
+    label_axes(right, x="difference with 95 % interval (filled: p < 0.05)", title=title)
     return figure
 
 
@@ -564,15 +469,15 @@ def region_size(
 ) -> Figure:
     """Size of the highlighted region at each threshold: why methods are compared at matched area.
 
-    `table` is `tables.sweep(...)`.
+    `table` is `Analysis.sweep`.
     """
     frame = _cell(table, "threshold", reference, fill)
     frame = frame[frame["measure"] == frame["measure"].iloc[0]] if len(frame) else frame
     layers = [name for name in _unique(frame["layer"]) if name]
     if not layers:
-        return _empty(_figure(6, 1.5), "no thresholds were measured")
-    styles = _styles([m for m in _unique(frame["method"]) if not m.startswith("control:")])
-    figure = _figure(min(10.4, 1.0 + 4.7 * len(layers)), 3.2)
+        return empty_figure(new_figure(6, 1.5), "no thresholds were measured")
+    styles = styles_of([m for m in _unique(frame["method"]) if not m.startswith("control:")])
+    figure = new_figure(min(10.4, 1.0 + 4.7 * len(layers)), 3.2)
     grid = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
     for axes, layer in zip(grid, layers, strict=True):
         part = frame[frame["layer"] == layer]
@@ -586,27 +491,27 @@ def region_size(
                 markersize=4.5,
                 linewidth=1.6,
             )
-        _style(axes)
+        style_axes(axes)
         axes.set_ylim(bottom=0)
         ends = part[part["method"].isin(list(styles))].groupby("level")["area"].agg(["min", "max"])
         ratio = (ends["max"] / ends["min"]).replace(np.inf, np.nan).max()
         note = f" (up to {ratio:.1f} x apart)" if np.isfinite(ratio) else ""
-        _label(axes, x="threshold", title=f"{layer}{note}")
-    _label(grid[0], y="highlighted area (% of the tile)")
-    _legend(figure, _method_handles(styles))
+        label_axes(axes, x="threshold", title=f"{layer}{note}")
+    label_axes(grid[0], y="highlighted area (% of the tile)")
+    add_legend(figure, _method_handles(styles))
     return figure
 
 
 def validity(table: pd.DataFrame) -> Figure:
     """Relative drop of confidence when exactly the target is removed, fill by fill.
 
-    `table` is `tables.validity(...)`: bars are means over images, ticks the lowest image; below
+    `table` is `Analysis.validity`: bars are means over images, ticks the lowest image; below
     0.5 a fill is not valid for this model and data.
     """
     if table.empty:
-        return _empty(_figure(6, 1.5), "the control target_removed was not run")
+        return empty_figure(new_figure(6, 1.5), "the control target_removed was not run")
     frame = table.sort_values("mean_drop", ascending=False, kind="stable")
-    figure = _figure(7.6, 1.15 + 0.36 * len(frame))
+    figure = new_figure(7.6, 1.15 + 0.36 * len(frame))
     axes = figure.subplots()
     several = frame["reference"].nunique() > 1
     for place, (_, line) in enumerate(frame.iterrows()):
@@ -635,18 +540,20 @@ def validity(table: pd.DataFrame) -> Figure:
         f"{f} ({r})" if several else str(f)
         for f, r in zip(frame["fill"], frame["reference"], strict=True)
     ]
-    axes.set_yticks(range(len(frame)), [_text(name) for name in names], parse_math=False)
+    axes.set_yticks(range(len(frame)), [safe_text(name) for name in names], parse_math=False)
     axes.invert_yaxis()
-    _style(axes, grid="x")
+    style_axes(axes, grid="x")
     axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
-    _label(axes, x="relative drop of confidence when exactly the target is removed (1 = all gone)")
+    label_axes(
+        axes, x="relative drop of confidence when exactly the target is removed (1 = all gone)"
+    )
     handles = [
         Patch(facecolor="#0072B2", edgecolor="#0072B2", label="valid"),
         Patch(facecolor="#d3d8dd", edgecolor="#8a949e", hatch="////", label="not valid"),
         Line2D([], [], color="#D55E00", linestyle="--", label="limit 0.5"),
         Line2D([], [], color=INK, marker="|", ls="", ms=9, mew=1.8, label="lowest image"),
     ]
-    _legend(figure, handles)
+    add_legend(figure, handles)
     return figure
 
 
@@ -666,14 +573,16 @@ def evidence_measures(cards: pd.DataFrame) -> Figure:
     order = part.groupby("measure")["tau"].max().sort_values(ascending=False).index
     values = part.pivot_table(index="measure", columns="column", values="tau", sort=False)
     ties = part.pivot_table(index="measure", columns="column", values="ties", sort=False)
-    figure = _table(values.loc[order], "Kendall tau with the truth (1 = the true order)", (-1, 1))
+    figure = _number_table(
+        values.loc[order], "Kendall tau with the truth (1 = the true order)", (-1, 1)
+    )
     axes = figure.axes[0]
     for row, measure in enumerate(order):
         for column, name in enumerate(values.columns):
             if ties.loc[measure, name] > 0.5:
                 axes.plot(column + 0.36, row, "o", color=INK, markersize=3.4)
     dot = Line2D([], [], color=INK, marker="o", ls="", ms=4, label="more than half of the maps tie")
-    _legend(figure, [dot])
+    add_legend(figure, [dot])
     return figure
 
 
@@ -695,25 +604,27 @@ def evidence_maps(judged: pd.DataFrame, measures: Sequence[str], fill: str) -> F
     table = ranks.reindex(index=order, columns=[m for m in measures if m in ranks])
     table.insert(0, "truth", means.groupby("map")["true"].mean())
     legend = f"mean rank (1 = best), matched area, fill {fill}"
-    return _table(table, legend, None, digits=1, lower=True)
+    return _number_table(table, legend, None, digits=1, lower=True)
 
 
 def evidence_methods(table: pd.DataFrame, tier: str) -> Figure:
     """Share of the cue among the |E| hottest pixels, method by layer, all networks with a cue.
 
-    `table` is `evidence.method_table(...)`.
+    `table` is `evidence.method_number_table(...)`.
     """
     part = table[(table["tier"] == tier) & (table["kind"] == "all")]
     if part.empty:
-        return _empty(_figure(6, 1.5), f"tier {tier}: no network that needs a cue")
+        return empty_figure(new_figure(6, 1.5), f"tier {tier}: no network that needs a cue")
     part = part.assign(where=part["layer"].replace("", "control"))
     values = part.pivot_table(index="method", columns="where", values="cue_recall", sort=False)
     order = values.max(axis=1).sort_values(ascending=False).index
     shown = values.loc[order].rename(index=method_label)
-    return _table(shown, f"tier {tier}: cue recall at |E| (0.5 or more sees the cue)", (0, 1))
+    return _number_table(
+        shown, f"tier {tier}: cue recall at |E| (0.5 or more sees the cue)", (0, 1)
+    )
 
 
-def _table(
+def _number_table(
     values: pd.DataFrame,
     legend: str,
     limits: tuple[float, float] | None,
@@ -725,7 +636,7 @@ def _table(
     the scale beside it.
     """
     rows, columns = values.shape
-    figure = _figure(2.6 + 0.92 * columns, 1.7 + 0.27 * rows)
+    figure = new_figure(2.6 + 0.92 * columns, 1.7 + 0.27 * rows)
     axes = figure.subplots()
     numbers = values.to_numpy(float)
     low, high = limits or (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
@@ -738,245 +649,15 @@ def _table(
         color = INK if bright > 0.55 else "white"
         text = f"{value:.{digits}f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=color)
-    names = [_text(str(name).replace("_", " ")) for name in values.index]
+    names = [safe_text(str(name).replace("_", " ")) for name in values.index]
     axes.set_yticks(range(rows), names, fontsize=8, color=INK)
-    heads = [_text(str(name).replace("_", " ")) for name in values.columns]
+    heads = [safe_text(str(name).replace("_", " ")) for name in values.columns]
     axes.set_xticks(range(columns), heads, fontsize=7.5, color=INK, rotation=40, ha="left")
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
     bar = figure.colorbar(shown, ax=axes, fraction=0.05, pad=0.02)
-    bar.set_label(_text(legend), fontsize=8, color=INK)
+    bar.set_label(safe_text(legend), fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=7.5, colors=SOFT)
     return figure
-
-
-# --- pictures ---------------------------------------------------------------------------------
-
-
-def displayed(image: npt.ArrayLike, limits: tuple[float, float] | None = None) -> Array:
-    """Return `image` [B, H, W] as RGB [H, W, 3] in [0, 1]: first three bands, one band as grey.
-
-    `limits` are the values shown as black and white, so that a picture in other units than the
-    network's looks as wrong as it is. Without them, values outside [0, 1] are stretched between the
-    2nd and 98th percentile of the shown bands. Pixels that are not finite are black. Raises
-    ValueError if there are not three dimensions.
-    """
-    data = np.asarray(image, dtype=np.float32)
-    if data.ndim != 3 or data.shape[0] < 1:
-        raise ValueError(f"found shape {data.shape}; expected [B, H, W]; add the band dimension")
-    shown = data[:3] if data.shape[0] >= 3 else np.repeat(data[:1], 3, axis=0)
-    finite = np.isfinite(shown)
-    if finite.any():
-        values = shown[finite]
-        if limits is None and (values.min() < -1e-6 or values.max() > 1 + 1e-6):
-            limits = tuple(np.percentile(values, [2, 98]))
-        if limits is not None:
-            low, high = limits
-            shown = (shown - low) / max(float(high - low), 1e-12)
-    shown = np.where(finite, shown, 0.0)
-    return np.asarray(np.clip(shown, 0, 1).transpose(1, 2, 0))
-
-
-def _outline(axes: Axes, mask: Mask | None, color: str, style: str = "solid") -> None:
-    """Draw the border of `mask`, dark below bright so that it shows on any ground."""
-    if mask is None or not mask.any():
-        return
-    # A frame of zeros closes outlines that run into the image's border.
-    padded = np.pad(mask.astype(np.float32), 1)
-    y, x = np.arange(padded.shape[0]) - 1, np.arange(padded.shape[1]) - 1
-    lines = axes.contour(x, y, padded, levels=[0.5], colors=color, linewidths=0.9, linestyles=style)
-    under = patheffects.Stroke(linewidth=1.9, foreground="#222222")
-    lines.set_path_effects([under, patheffects.Normal()])
-
-
-def _panel(axes: Axes, picture: Array, heatmap: Array | None = None) -> Any:
-    """Show an image, or its grey version below a heatmap; return what the colour bar explains."""
-    height, width = picture.shape[:2]
-    axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    for side in axes.spines.values():
-        side.set_visible(False)
-    if heatmap is None:
-        axes.imshow(picture, interpolation="antialiased")
-        return None
-    grey = picture @ np.array([0.299, 0.587, 0.114], dtype=picture.dtype)
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
-    return axes.imshow(heatmap, cmap=HEAT, vmin=0, vmax=1, alpha=0.62, interpolation="antialiased")
-
-
-def _bar(figure: Figure, shown: Any, axes: Any, **options: Any) -> None:
-    bar = figure.colorbar(shown, ax=axes, **options)
-    bar.set_label("heatmap (0-1)", fontsize=8.5, color=INK)
-    bar.set_ticks([0, 0.25, 0.5, 0.75, 1])
-    bar.ax.tick_params(labelsize=8, colors=SOFT)
-    bar.outline.set_visible(False)
-
-
-def _reduced(array: Array, step: int) -> Array:
-    """Block means of the last two axes: a small panel needs no more pixels than it shows."""
-    if step == 1:
-        return array
-    *rest, height, width = array.shape
-    cut = array[..., : height // step * step, : width // step * step]
-    blocks = cut.reshape(*rest, height // step, step, width // step, step)
-    return np.asarray(blocks.mean(axis=(-3, -1)))
-
-
-def overlay(
-    image: npt.ArrayLike,
-    heatmap: npt.ArrayLike,
-    title: str,
-    *,
-    region: npt.ArrayLike | None = None,
-    truth: npt.ArrayLike | None = None,
-    note: str = "",
-    limits: tuple[float, float] | None = None,
-) -> Figure:
-    """Show `image` [B, H, W] beside `heatmap` [H, W] in [0, 1] laid over it.
-
-    `region` (what was explained) and `truth`, both bool [H, W], are outlined. `note` stands below
-    the title, for a status such as `all_zero`. `limits` are the values shown as black and white
-    (see `displayed`), named beside the picture. Raises ValueError if the sizes differ.
-    """
-    picture = displayed(image, limits)
-    values = np.asarray(heatmap, dtype=np.float32)
-    if values.shape != picture.shape[:2]:
-        raise ValueError(
-            f"found heatmap {values.shape}; expected {picture.shape[:2]}; resize it to the image"
-        )
-    height, width = values.shape
-    side = 4.3
-    figure = _figure(2 * side + 1.1, min(max(side * height / width, 1.5), 9.0) + 0.95)
-    left, right = figure.subplots(1, 2)
-    masks = [None if m is None else np.asarray(m, dtype=bool) for m in (region, truth)]
-    _panel(left, picture)
-    shown = _panel(right, picture, values)
-    for axes in (left, right):
-        _outline(axes, masks[1], TRUTH)
-        _outline(axes, masks[0], REGION, "dashed" if masks[1] is not None else "solid")
-    shades = (
-        "" if limits is None else f" as the network sees it ({limits[0]:.4g} to {limits[1]:.4g})"
-    )
-    left.set_title(f"image{shades}", fontsize=9, color=SOFT, loc="left")
-    right.set_title("heatmap over image", fontsize=9, color=SOFT, loc="left")
-    _bar(figure, shown, [left, right], shrink=0.9, pad=0.015, fraction=0.04)
-    heading = _text(title) + (f"\n{_text(note)}" if note else "")
-    figure.suptitle(
-        heading, fontsize=11, fontweight="bold", color=INK, ha="left", x=0.006, parse_math=False
-    )
-    handles = []
-    if masks[1] is not None:
-        handles.append(_mask_handle(TRUTH, "-", "truth"))
-    if masks[0] is not None:
-        handles.append(_mask_handle(REGION, "--" if masks[1] is not None else "-", "region"))
-    if handles:
-        _legend(figure, handles)
-    return figure
-
-
-def _mask_handle(color: str, style: Any, label: str) -> Any:
-    return Line2D(
-        [],
-        [],
-        color=color,
-        linestyle=style,
-        linewidth=1.4,
-        label=label,
-        path_effects=[patheffects.Stroke(linewidth=3, foreground="#333333"), patheffects.Normal()],
-    )
-
-
-def gallery(
-    pictures: Sequence[Mapping[str, Any]], layer: str, *, methods: Sequence[str] | None = None
-) -> Figure:
-    """Tiles x methods at one layer: the image with its outlines, then one heatmap per method.
-
-    Each picture has `sample`, `image` [B, H, W], `truth` and `prediction` bool [H, W] (or None) and
-    `heatmaps`, a dict (method, layer) -> [H, W] in [0, 1].
-    """
-    found: dict[Hashable, None] = {
-        method: None for item in pictures for method, at in item["heatmaps"] if at == layer
-    }
-    names = [str(name) for name in (methods or found)]
-    if not pictures or not names:
-        return _empty(_figure(6, 1.5), "no pictures were kept")
-    side = 10.4 / (len(names) + 1)
-    figure = _figure(10.4, side * len(pictures) + 1.25)
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[call-arg,union-attr]
-    grid = figure.subplots(len(pictures), len(names) + 1, squeeze=False)
-    shown = None
-    for row, item in enumerate(pictures):
-        picture = displayed(item["image"])
-        step = max(1, min(picture.shape[:2]) // 256)
-        picture = _reduced(picture.transpose(2, 0, 1), step).transpose(1, 2, 0)
-        truth, prediction = (
-            None if item.get(name) is None else _reduced(np.asarray(item[name], float), step) >= 0.5
-            for name in ("truth", "prediction")
-        )
-        _panel(grid[row, 0], picture)
-        _outline(grid[row, 0], truth, TRUTH)
-        _outline(grid[row, 0], prediction, PREDICTION, "dashed")
-        sample = _text(item["sample"])
-        grid[row, 0].set_ylabel(
-            sample if len(sample) <= 18 else sample[:8] + "..." + sample[-7:],
-            fontsize=8,
-            color=INK,
-            parse_math=False,
-        )
-        for column, name in enumerate(names, start=1):
-            axes = grid[row, column]
-            heatmap = item["heatmaps"].get((name, layer))
-            if heatmap is None:
-                axes.set_axis_off()
-            else:
-                shown = _panel(axes, picture, _reduced(np.asarray(heatmap, np.float32), step))
-                _outline(axes, truth, TRUTH)
-            if row == 0:
-                axes.set_title(_text(method_label(name)), fontsize=9, color=INK, parse_math=False)
-    grid[0, 0].set_title("image", fontsize=9, color=INK)
-    if shown is not None:
-        _bar(
-            figure,
-            shown,
-            grid.ravel().tolist(),
-            orientation="horizontal",
-            aspect=60,
-            pad=0.015,
-            shrink=0.5,
-        )
-    handles = [_mask_handle(TRUTH, "-", "truth"), _mask_handle(PREDICTION, "--", "prediction")]
-    _legend(figure, handles)
-    return figure
-
-
-# --- files ------------------------------------------------------------------------------------
-
-
-def png(figure: Figure, *, dpi: int = 110) -> bytes:
-    """Return the figure as PNG."""
-    stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": "segproof"})
-    return stream.getvalue()
-
-
-def webp(figure: Figure, *, dpi: int = 110, quality: int = 88) -> bytes:
-    """Return the figure as WebP: photographs take a fifth of the bytes of a PNG."""
-    stream = BytesIO()
-    figure.savefig(stream, format="webp", dpi=dpi, pil_kwargs={"quality": quality, "method": 4})
-    return stream.getvalue()
-
-
-def svg(figure: Figure) -> bytes:
-    """Return the figure as SVG, the same bytes each time."""
-    stream = BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "segproof", "svg.fonttype": "path"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
-
-
-def data_uri(picture: bytes) -> str:
-    """Return PNG, WebP or SVG bytes as a data URI."""
-    starts = {b"\x89PNG": "png", b"RIFF": "webp"}
-    kind = starts.get(picture[:4], "svg+xml")
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
