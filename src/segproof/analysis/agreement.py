@@ -12,7 +12,7 @@ import pandas as pd
 
 from segproof.analysis import statistics as stats
 from segproof.analysis.basis import ALPHA, Basis, judged_by_fill, measure_cells, with_flags
-from segproof.analysis.cells import Cells, is_control, over_levels, samples_of
+from segproof.analysis.cells import Cells, control_rows, over_levels, samples_of
 from segproof.analysis.names import JOINED, MEASURES, REMOVING
 
 __all__ = ["agreement", "fill_agreement", "mean_ranks", "measure_agreement", "precision"]
@@ -204,7 +204,7 @@ def precision(basis: Basis) -> pd.DataFrame:
     measure = basis.measure
     cells, higher = _at_headline(basis, measure, basis.rows)
     folded = over_levels(cells)
-    frame = folded.keys.assign(measure=measure, control=is_control(folded.keys))
+    frame = folded.keys.assign(measure=measure, control=control_rows(folded.keys))
     score = folded.matrix if higher else -folded.matrix
     ours = np.flatnonzero(~frame["control"].to_numpy(bool))  # columns of the candidates
     values = [score[:, j] for j in range(score.shape[1])]

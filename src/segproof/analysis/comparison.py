@@ -14,6 +14,7 @@ from segproof.analysis.names import MEASURES, higher_is_better, measure_label, m
 from segproof.analysis.tables import ranking
 from segproof.errors import StudyError
 from segproof.explain import Preset
+from segproof.perturb import control_id
 
 __all__ = ["MARGIN", "RunComparison", "compare"]
 
@@ -104,7 +105,7 @@ def _common_headline(first: pd.DataFrame, second: pd.DataFrame) -> Headline:
 
 
 def _original(rows: pd.DataFrame, reference: str, samples: pd.Index[str]) -> np.ndarray:
-    chosen = rows[(rows["method"] == "control:original") & (rows["reference"] == reference)]
+    chosen = rows[(rows["method"] == control_id("original")) & (rows["reference"] == reference)]
     values = chosen.drop_duplicates("sample").set_index("sample")["iou"]
     return values.reindex(samples).to_numpy(dtype=np.float64)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from segproof.errors import UnknownNameError
-from segproof.perturb import STRATEGIES
+from segproof.explain import METHODS
+from segproof.perturb import STRATEGIES, control_name, control_of
 
 if TYPE_CHECKING:
     from segproof.explain import Preset
@@ -33,36 +34,12 @@ JOINED = "contrast"  # M2 - M1: M1 cannot see a part missing, M2 ties poor maps
 MEASURES = ("M1", "M2", "M3", "iou_drop", JOINED)
 REMOVING = ("M1", "iou_drop", JOINED)  # under a fill that is not valid they measure outlines
 KEYS = ["layer", "method", "binarisation", "level", "strategy", "reference", "fill"]
-LABELS = {
-    "grad_cam": "Grad-CAM",
-    "grad_cam_pp": "Grad-CAM++",
-    "xgrad_cam": "XGrad-CAM",
-    "score_cam": "Score-CAM",
-    "eigen_cam": "Eigen-CAM",
-    "hires_cam": "HiRes-CAM",
-    "layer_cam": "Layer-CAM",
-    "grad_cam_elementwise": "Grad-CAM element-wise",
-    "seg_xres_cam": "Seg-XRes-CAM",
-    "seg_eigen_cam": "Seg-Eigen-CAM",
-    "eigen_grad_cam": "Eigen-Grad-CAM",
-    "ablation_cam": "Ablation-CAM",
-    "kernel_weighted": "Kernel-Weighted",
-    "rise": "RISE",
-    "occlusion": "Occlusion",
-    "input_x_gradient": "Gradient \N{MULTIPLICATION SIGN} input",
-    "integrated_gradients": "Integrated gradients",
-    "control:random": "random blobs",
-    "control:p_c": "probability map",
-    "control:edges": "image edges",
-    "control:truth": "truth as heatmap",
-    "control:uniform": "uniform (scattered pixels)",
-    "control:inverse": "1 \N{MINUS SIGN} S of all maps",
-}
 
 
 def method_label(method: str) -> str:
-    """Name of a method or control as people write it."""
-    return LABELS.get(method, method.removeprefix("control:"))
+    """Name of a method or control as people write it; one without a record keeps its own."""
+    record = METHODS.get(method) or control_of(method)
+    return record.label if record else control_name(method)
 
 
 def strategy_label(strategy: str) -> str:

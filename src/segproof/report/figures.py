@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from segproof.analysis import ALPHA, LEAST_IMAGES, LEAST_METHODS, measure_label, method_label
+from segproof.perturb import is_control
 from segproof.report.drawing import (
     CONTROL_DASH,
     INK,
@@ -102,7 +103,7 @@ def sweep(
     layers = [name for name in _unique(frame["layer"]) if name]
     if not layers:
         return empty_figure(new_figure(6, 1.5), f"nothing was measured at {binarisation}")
-    methods = [name for name in _unique(frame["method"]) if not name.startswith("control:")]
+    methods = [name for name in _unique(frame["method"]) if not is_control(name)]
     controls = [name for name in CONTROL_DASH if (frame["method"] == name).any()]
     styles = styles_of([*methods, *controls])
     figure = new_figure(10.4, 0.7 + 2.5 * len(layers))
@@ -223,7 +224,7 @@ def ranking(
     layers = [name for name in _unique(table["layer"]) if name]
     if any(side.empty for side in sides) or not layers:
         return empty_figure(new_figure(6, 1.5), "needs both thresholds and matched areas")
-    styles = styles_of([m for m in _unique(table["method"]) if not m.startswith("control:")])
+    styles = styles_of([m for m in _unique(table["method"]) if not is_control(m)])
     figure = new_figure(min(10.4, 1.2 + 4.4 * len(layers)), 0.8 + 0.34 * len(styles))
     grid = figure.subplots(1, len(layers), squeeze=False)[0]
     for axes, layer in zip(grid, layers, strict=True):
@@ -476,7 +477,7 @@ def region_size(
     layers = [name for name in _unique(frame["layer"]) if name]
     if not layers:
         return empty_figure(new_figure(6, 1.5), "no thresholds were measured")
-    styles = styles_of([m for m in _unique(frame["method"]) if not m.startswith("control:")])
+    styles = styles_of([m for m in _unique(frame["method"]) if not is_control(m)])
     figure = new_figure(min(10.4, 1.0 + 4.7 * len(layers)), 3.2)
     grid = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
     for axes, layer in zip(grid, layers, strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from segproof.analysis import Analysis, method_label
+from segproof.perturb import is_control
 from segproof.report import figures
 from segproof.report.columns import at
 from segproof.report.html import Section, drawn, fold
@@ -103,7 +104,7 @@ def studied(analysis: Analysis, tiles: pd.DataFrame, manifest: Mapping[str, Any]
     model, data = manifest.get("model", {}), manifest.get("data", {})
     study = manifest.get("study", {})
     counts = tiles["status"].value_counts() if len(tiles) else pd.Series(dtype=int)
-    methods = [m for m in analysis.rows["method"].unique() if not m.startswith("control:")]
+    methods = [m for m in analysis.rows["method"].unique() if not is_control(m)]
     class_ = study.get("class") or study.get("class_") or manifest.get("class", "")
     parameters = model.get("parameters")
     regions = {region for region in analysis.rows["reference"].unique() if region}

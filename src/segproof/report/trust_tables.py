@@ -9,6 +9,7 @@ import pandas as pd
 
 from segproof.analysis import BOUNDARY, JOINED, VALID_DROP, Analysis
 from segproof.measures import evidence_of, shipped_evidence
+from segproof.perturb import control_of
 from segproof.report.columns import (
     STATUS_TEXT,
     at,
@@ -167,14 +168,14 @@ def against_table(frame: pd.DataFrame, controls: Sequence[str]) -> Table:
     return Table(columns, lines_of(frame), "Against the controls", caption)
 
 
+def _phrase(method: str) -> str:
+    """What a control shows, in words."""
+    control = control_of(method)
+    return control.phrase if control else method
+
+
 def originals_table(analysis: Analysis) -> Table:
     """Means of the inputs that need no heatmap: the ends of every scale."""
-    names = {
-        "control:original": "the image itself",
-        "control:empty": "nothing but the fill",
-        "control:target_only": "only the target",
-        "control:target_removed": "exactly the target removed",
-    }
     frame = analysis.originals
     measured = ["confidence", m3_column(analysis), "kept", "iou"]
     measured += [name for name in BOUNDARY if name in frame and frame[name].notna().any()]
@@ -188,7 +189,7 @@ def originals_table(analysis: Analysis) -> Table:
         Column(
             "method",
             "Input",
-            lambda i: Cell(names.get(i["method"], i["method"]), i["method"]),
+            lambda i: Cell(_phrase(i["method"]), i["method"]),
             role="identity",
         ),
         Column("fill", "Fill", lambda i: Cell(i["fill"] or DASH, i["fill"]), role="identity"),
