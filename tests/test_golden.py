@@ -55,7 +55,7 @@ EVERY: Final = 97  # rows; a prime, so that the sample meets all fills, levels a
 TABLES: Final = ("sweep", "best", "faithfulness", "layers", "validity", "judged")
 COMMANDS: Final = {
     "status": ("status", "RUN"),
-    "verify": ("verify", "RUN", "--tiles", "0"),
+    "verify": ("verify", "RUN", "--limit", "0"),
     "compare": ("compare", "RUN", "RUN"),
     "measures": ("measures",),
 }

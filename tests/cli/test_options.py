@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -16,11 +16,13 @@ from PIL import Image
 
 from families import of_hf
 from segproof import Study
-from segproof.cli import app as cli
-from segproof.cli.options import Masks, Network, Pairs, Pictures, from_file, sides_of
+from segproof.cli import app as cli, options
+from segproof.cli.options import from_file, sides_of
 from segproof.data.scenes import write_scenes
 from segproof.errors import StudyError
+from segproof.explain import LAYERLESS, METHODS
 from segproof.models.loaders.load import demo_model_spec, load_model, save_model
+from segproof.perturb import CONTROLS
 from segproof.study.settings import LATER, Settings
 
 DEMO = demo_model_spec()
@@ -45,19 +47,44 @@ def run(*words: object) -> int:
     return cli.main([str(word) for word in words])
 
 
-def test_every_option_is_a_setting_of_a_study() -> None:
-    network = Network(
-        classes="a,b", activation="softmax", mean="0.5", std="0.5", output="0:probabilities",
-        inputs="1,2;3", size="64,96", weights="ema",
+def option_types(annotation: Any) -> dict[str, Any]:
+    """The annotations of single options, by name."""
+    optional = get_args(annotation)[0]
+    return get_type_hints(get_args(optional)[0], include_extras=True)
+
+
+def test_every_setting_is_an_option_with_its_description() -> None:
+    shared = (*options.NETWORK, *options.DATA)
+    assert set(shared) <= set(Settings.model_fields)
+    kinds = option_types(options.options_of("class", *shared))
+    for name in shared:
+        [parameter] = get_args(kinds[name])[1:]
+        assert parameter.name == (f"--{name.replace('_', '-')}",)
+        assert parameter.help.startswith(Settings.model_fields[name].description)
+
+
+def test_defaults_of_a_command_stand_in_its_help() -> None:
+    kinds = option_types(options.options_of("limit", "layers", "methods", limit=20))
+    helps = {name: get_args(kind)[1].help for name, kind in kinds.items()}
+    assert helps["limit"].endswith("[default: 20]")
+    assert helps["layers"].endswith("[default: decoder:1,decoder:2]")
+    assert "One or more of grad_cam, " in helps["methods"]
+
+
+def test_what_is_typed_becomes_settings() -> None:
+    given = options.settings_of(
+        {
+            "class": "b", "classes": "a, b", "activation": "softmax", "mean": "0.5", "std": "0.5",
+            "output": "0:probabilities", "inputs": "1,2;3", "size": "64,96", "weights": "ema",
+            "bands": "3,2,1", "alpha": "none", "divide_by": 10.0, "mask_values": "1=a,2=b",
+            "ignore_index": 7, "images": "i/*", "masks": "m/*", "measures": "none",
+            "references": "all", "controls": "all", "methods": "all",
+        }
     )  # fmt: skip
-    pictures = Pictures(bands="3,2,1", alpha="none", divide_by=10.0)
-    masks = Masks(mask_values="1=a,2=b", ignore_index=7)
-    pairs = Pairs(images="i/*", masks="m/*")
-    given: dict[str, Any] = {}
-    for group in (network, pictures, masks, pairs):
-        assert set(group.settings()) <= set(Settings.model_fields)
-        given |= group.settings()
-    study = Study.of(model="m", data="d", **{"class": "b"}, **given)
+    assert given["methods"] == tuple(name for name in METHODS if name not in LAYERLESS)
+    assert (given["controls"], given["references"]) == (tuple(CONTROLS), ("truth", "prediction"))
+    assert (given["classes"], given["mean"], given["measures"]) == (("a", "b"), (0.5,), ())
+    study = Study.of(model="m", data="d", **given)
     assert (study.size, study.bands, study.output) == ((64, 96), (3, 2, 1), "0:probabilities")
     command = study.command("out")
     for words in (

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from segproof.cli.running import say_kernels
+from segproof.cli.announce import say_kernels
 from segproof.data.scenes import write_scenes
 from segproof.models.contract import SegmentationModel, running
 from segproof.models.loaders.load import demo_model_spec
@@ -257,7 +257,7 @@ def test_freed_blocks_are_kept() -> None:
     """In a process of its own: page faults of a block that is made again and again."""
     code = (
         "import resource, torch\n"
-        "from segproof.kernels import keep_blocks\n"
+        "from segproof.models import keep_blocks\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(8): torch.ones(16_000_000)\n"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from segproof.cli.commands import COMMANDS, OPTIONS
+from segproof.cli.commands import COMMANDS, OPTIONS, OWN
 from segproof.cli.console import (
     DISK,
     INTERRUPTED,
@@ -16,6 +16,7 @@ from segproof.cli.console import (
     SOME_FAILED,
     WORSE,
     WRONG_INPUT,
+    Switch,
     log,
     say_error,
     set_loudness,
@@ -46,13 +47,13 @@ app = App(
     help_epilogue="`segproof COMMAND --help` lists the options of a command and shows an example.",
     help_format="markdown",
     version=lambda: version("segproof"),
+    group_parameters=OWN,
 )
 app["--help"].group = OPTIONS
 app["--version"].group = OPTIONS
 app.register_install_completion_command(
     group=OPTIONS, help="Install the completion of commands and options for this shell."
 )
-app.meta.group_parameters = OPTIONS
 for name, command in COMMANDS.items():
     # the module of a command is imported when the command runs, not when its name is listed
     app.command(
@@ -60,7 +61,7 @@ for name, command in COMMANDS.items():
         name=name,
         group=command.group,
         help=command.help,
-        help_epilogue=f"Example:\n\n```\n{command.example}\n```",
+        help_epilogue=f"Example: `{command.example}`",
     )
 
 
@@ -68,10 +69,11 @@ for name, command in COMMANDS.items():
 def launch(
     *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     quiet: Annotated[
-        bool, Parameter(("--quiet", "-q"), negative=(), help="Print results and errors only.")
+        Switch, Parameter(("--quiet", "-q"), group=OPTIONS, help="Print results and errors only.")
     ] = False,
     verbose: Annotated[
-        bool, Parameter(("--verbose", "-v"), negative=(), help="Print details of each step too.")
+        Switch,
+        Parameter(("--verbose", "-v"), group=OPTIONS, help="Print details of each step."),
     ] = False,
 ) -> int:
     """Set how much is printed and run the command."""

@@ -7,13 +7,14 @@ from typing import Final
 
 from cyclopts import Group
 
-__all__ = ["COMMANDS", "OPTIONS", "Command"]
+__all__ = ["COMMANDS", "OPTIONS", "OWN", "Command"]
 
 LOOK: Final = Group("Look at a model", sort_key=1)
 EXPLAIN: Final = Group("Explain", sort_key=2)
 STUDY: Final = Group("Study", sort_key=3)
 CHECK: Final = Group("Check", sort_key=4)
-OPTIONS: Final = Group("Options of every command", sort_key=5)
+OWN: Final = Group("Options of this command", sort_key=5)  # those that are no settings
+OPTIONS: Final = Group("Options of every command", sort_key=99)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ COMMANDS: Final = {
         "segproof check TILES --model NETWORK",
     ),
     "status": Command(
-        "segproof.cli.runs:status",
+        "segproof.cli.status:status",
         CHECK,
         "Show how far a run is, also while it runs.\n\n"
         "It prints the tiles that are done, the rate, the time left, the failures by reason, and"

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from io import StringIO
-from typing import Final
+from typing import Annotated, Final
 
+from cyclopts import Parameter
 from rich.console import Console
 
 from segproof.errors import printable
@@ -20,6 +21,7 @@ __all__ = [
     "SOME_FAILED",
     "WORSE",
     "WRONG_INPUT",
+    "Switch",
     "err",
     "log",
     "out",
@@ -34,6 +36,8 @@ WORSE: Final = 3
 SOME_FAILED: Final = 4
 DISK: Final = 5
 INTERRUPTED: Final = 130
+
+Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 out = Console(width=None if sys.stdout.isatty() else 120)  # wide enough for the tables in a log
 err = Console(stderr=True, soft_wrap=True)

@@ -12,16 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from segproof.analysis import method_label
-from segproof.cli.console import OK, out, progress
+from segproof.cli.console import OK, Switch, out, progress
 from segproof.cli.options import listed
 from segproof.data import FolderDataset
 from segproof.errors import UnknownNameError
 from segproof.evidence import CUT_MEASURES, FILLS as EVIDENCE_FILLS, Evidence, run as benchmark
-from segproof.measures import BOUNDARY, MEASURES, Card, MeasureInfo
+from segproof.measures import all_measures
 from segproof.models import keep_blocks
 from segproof.perturb import FILLS
 from segproof.report import escape, print_cards
-from segproof.study import MAP_MEASURES
 
 _METHODS: Final = ",".join(benchmark.DEFAULT_METHODS)
 _MEASURES: Final = ",".join(benchmark.DEFAULT_MEASURES)
@@ -32,7 +31,7 @@ def measures(
     name: Annotated[str | None, Parameter(help="One measure; else all.")] = None,
 ) -> int:
     """List the measures, or describe one in full."""
-    known: dict[str, MeasureInfo | Card] = {**MEASURES, **BOUNDARY, **MAP_MEASURES}
+    known = all_measures()
     if name is not None and name not in known:
         raise UnknownNameError.of("measure", name, known)
     print_cards(out, known if name is None else {name: known[name]})
@@ -64,21 +63,21 @@ def evidence(
         int, Parameter(help="Tier c: of training, for each of four networks; 2 minutes at 400.")
     ] = 400,
     full: Annotated[
-        bool, Parameter(negative=(), help="All networks, methods and measures: half an hour.")
+        Switch, Parameter(help="All networks, methods and measures: half an hour.")
     ] = False,
     seed: Annotated[int, Parameter(help="Of scenes and maps.")] = 0,
     allow_code: Annotated[
-        bool, Parameter("--allow-code", negative=(), help="Let python:MODULE:FUNCTION run.")
+        Switch, Parameter("--allow-code", help="Let python:MODULE:FUNCTION run.")
     ] = False,
 ) -> int:
     """Test measures and methods where the right answer is known."""
     torch.set_num_threads(1)  # the networks are small, and figures the same on every machine
     keep_blocks()
     every = (*CUT_MEASURES, *benchmark.WHOLE)
-    chosen = listed("all" if full and measures == _MEASURES else measures, every) or ()
-    asked = listed("all" if full and methods == _METHODS else methods, benchmark.ALL_METHODS) or ()
+    chosen = listed("all" if full and measures == _MEASURES else measures, every)
+    asked = listed("all" if full and methods == _METHODS else methods, benchmark.ALL_METHODS)
     known_fills = ("absent", *FILLS)
-    under = listed(fills, known_fills) or ()
+    under = listed(fills, known_fills)
     for name in under:
         if name not in known_fills:
             raise UnknownNameError.of("fill", name, known_fills)
@@ -92,10 +91,10 @@ def evidence(
     with progress("networks x scenes") as advance:
         found = benchmark.run(
             out_,
-            listed(tier) or (),
+            listed(tier),
             methods=[benchmark.own_code(name, allow_code=allow_code) for name in asked],
             measures=[benchmark.own_code(name, allow_code=allow_code) for name in chosen],
-            layers=listed(layers),
+            layers=None if layers is None else listed(layers),
             fills=under,
             scenes=scenes,
             full=full,

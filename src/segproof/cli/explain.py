@@ -1,43 +1,36 @@
-"""The command that explains pictures and writes their heatmaps."""
+"""Explains pictures: the command that writes their heatmaps."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import numpy as np
 import torch
 from cyclopts import Parameter
 
 from segproof.analysis import method_label
-from segproof.cli.console import OK, err, out, progress
+from segproof.cli.announce import say_shortcut
+from segproof.cli.console import OK, Switch, log, out, progress
 from segproof.cli.loading import load
 from segproof.cli.options import (
-    LISTS,
-    MaskFlags,
-    Masks,
-    ModelFlag,
-    Network,
-    NetworkFlags,
-    PictureFlags,
-    Pictures,
-    ScoreFlag,
-    listed,
+    NETWORK,
+    PICTURES,
+    AllowFlag,
+    Given,
+    options_of,
+    part_of,
+    settings_of,
 )
-from segproof.cli.running import say_shortcut
 from segproof.data import MaskValues, Reading, expand_pictures, read_image, read_mask
 from segproof.errors import DataError, StudyError
 from segproof.explain import (
-    METHODS,
     REGIONS,
     Explanation,
-    Preset,
-    Reduce,
-    Space,
     Target,
     check_region,
     explain_all,
@@ -48,88 +41,82 @@ from segproof.explain import (
 from segproof.models import SegmentationModel, display_range, query_model
 from segproof.perturb import DEFAULT_FILLS
 from segproof.report import escape, overlay, png
-from segproof.study import distance_of, reading_for, write_atomic
+from segproof.study import Settings, distance_of, reading_for, write_atomic
+
+# What the command shares with a study, and what it has instead of the study's defaults.
+_SHARED: Final = (
+    *("model", "class", "methods", "layers", "space", "reduce", "rival", "preset", "pad"),
+    *("batch", "seed", "score_channels", "mask_values", "ignore_index"),
+)
+_DEFAULTS: Final[dict[str, Any]] = {"methods": ("grad_cam",), "layers": ("decoder:-1",)}
+
+if TYPE_CHECKING:
+    ExplainOptions: TypeAlias = Given | None
+else:
+    ExplainOptions = options_of(*_SHARED, *NETWORK, *PICTURES, **_DEFAULTS)
 
 
 def explain(
-    *images: Annotated[str, Parameter(help="Pictures, folders of pictures, patterns.")],
-    model: ModelFlag,
-    class_: Annotated[
-        str | None, Parameter("--class", help="Class to explain, by name or index.")
-    ] = None,
-    out_: Annotated[Path, Parameter("--out", help="Folder to write to.")],
-    methods: Annotated[
-        str, Parameter(help=f"Methods, a,b, of {', '.join(METHODS)}, or all (those with a layer).")
-    ] = "grad_cam",
-    layers: Annotated[str, Parameter(help="Layers, a,b, by alias or module path.")] = "decoder:-1",
+    *images: Annotated[str, Parameter(help="Pictures, folders of pictures, or patterns.")],
+    given: ExplainOptions = None,
+    out_: Annotated[Path, Parameter("--out", help="Folder for the heatmaps.")],
     region: Annotated[
-        str | None, Parameter(help=f"What is explained: {', '.join(REGIONS.values())}. X,Y in px.")
+        str | None,
+        Parameter(
+            help=f"Pixels that are explained: {', '.join(REGIONS.values())}; X,Y in pixels."
+            " Without it, prediction; with preset paper, truth."
+        ),
     ] = None,
     objects: Annotated[
-        bool, Parameter(negative=(), help="Each object of the region (prediction, truth) alone.")
+        Switch,
+        Parameter(help="Explain each object of the region (prediction or truth) by itself."),
     ] = False,
-    min_area: Annotated[int, Parameter(help="Smallest object, px.")] = 64,
-    space: Annotated[Space, Parameter(help="The scalar: what is read of each pixel.")] = "logit",
-    reduce: Annotated[Reduce, Parameter(help="... and how the pixels are joined.")] = "mean",
-    rival: Annotated[
-        str | None, Parameter(help="Class that space margin compares with. [the strongest]")
-    ] = None,
+    min_area: Annotated[int, Parameter(help="Skip objects that are smaller than N pixels.")] = 64,
     query: Annotated[
-        int | None, Parameter(help="Explain one query's mask instead of a class (Mask2Former ...).")
+        int | None,
+        Parameter(
+            help="Explain the mask of one query instead of a class (Mask2Former and the like)."
+        ),
     ] = None,
-    mask: Annotated[Path | None, Parameter(help="Truth mask, for truth, fp, fn.")] = None,
-    preset: Annotated[Preset, Parameter(help="strict, or paper as published.")] = "strict",
+    mask: Annotated[
+        Path | None, Parameter(help="Mask of the truth, for the regions truth, fp and fn.")
+    ] = None,
     fill: Annotated[
-        str | None, Parameter(help="What Score-CAM, RISE and the like hide pixels with.")
+        str | None,
+        Parameter(help="What Score-CAM, RISE and other methods that hide pixels hide them with."),
     ] = None,
     smooth: Annotated[
-        bool, Parameter(negative=(), help="Mean over flips and turns of the picture.")
+        Switch,
+        Parameter(help="Average the heatmaps of the flipped and turned picture."),
     ] = False,
-    pad: Annotated[
-        bool, Parameter(negative=(), help="Continue pictures to a size that the network takes.")
-    ] = False,
-    batch: Annotated[int, Parameter(help="Pictures per forward.")] = 4,
-    score_channels: ScoreFlag = None,
-    seed: Annotated[int, Parameter(help="Seed of the fill.")] = 0,
-    pictures: PictureFlags = Pictures(),
-    masks: MaskFlags = Masks(),
-    network: NetworkFlags = Network(),
+    allow_code: AllowFlag = False,
 ) -> int:
     """Explain pictures: write a heatmap for each."""
-    loaded = load(model, network)
+    loaded = load(given, allow_code=allow_code)
+    settings = _DEFAULTS | settings_of(given)
     if query is not None:
-        loaded, class_ = query_model(loaded, query), f"query {query}"
-    if class_ is None:
+        loaded, settings["class"] = query_model(loaded, query), f"query {query}"
+    if "class" not in settings:
         raise StudyError("no class", "--class NAME", f"one of {', '.join(loaded.classes)}")
-    region = region or ("truth" if preset == "paper" else "prediction")
-    check_region(preset, region)
-    target = Target(class_, region, space, reduce, preset, rival=rival)
-    index = loaded.class_index(class_)
-    names, places = listed(methods, LISTS["methods"]) or (), listed(layers) or ()
-    if not names or not places:
-        raise StudyError("no method or no layer", "at least one of each", "name them")
-    for name in names:
-        resolve_method(name, preset)
-    shortcut = score_channels is not None
-    if shortcut and ("score_cam" not in names or preset == "paper"):
-        raise StudyError(
-            f"--score-channels with methods {', '.join(names)} and preset {preset}",
-            "score_cam among the methods, and preset strict",
-            "leave it out, or add --methods score_cam",
-        )
+    target = _target(settings, region)
+    methods = _methods(settings, target)
     if smooth and objects:
         raise StudyError("--smooth with --objects", "one of both", "explain one object:N smoothly")
     paths = expand_pictures(images)
-    how_read = reading_for(loaded, **pictures.settings())
-    truth_of = partial(
-        read_mask,
-        classes=loaded.mask_values,
-        ignore_index=loaded.mask_ignore if masks.ignore_index is None else masks.ignore_index,
-        values=None
-        if masks.mask_values is None
-        else MaskValues.of(masks.mask_values, loaded.mask_names),
-    )
+    how_read = reading_for(loaded, **part_of(given, PICTURES))
+    truth_of = _reader_of_masks(settings, loaded)
     _check_images(paths, mask, loaded, how_read, truth_of)
+    # each setting that the core takes under another name, or not at all where it is not given
+    how: dict[str, Any] = {
+        "methods": methods,
+        "layers": settings["layers"],
+        "target": target,
+        "fill": fill,
+        "batch": _value_of(settings, "batch"),
+        "seed": _value_of(settings, "seed"),
+        "padded": _value_of(settings, "pad"),
+    }
+    channels = settings.get("score_channels")
     records: list[dict[str, Any]] = []
     with progress("pictures") as advance:
         for done, path in enumerate(paths):
@@ -138,45 +125,29 @@ def explain(
             truth, valid = None, sample["valid"]
             if mask is not None:
                 values, counts = truth_of(mask)
+                index = loaded.class_index(target.class_)
                 truth, valid = values == loaded.mask_value(index), valid & counts
-            how: dict[str, Any] = {
-                "methods": [
-                    partial(score_cam, channels=score_channels)
-                    if shortcut and name == "score_cam"
-                    else name
-                    for name in names
-                ],
-                "layers": places,
-                "target": target,
-                "truth": truth,
-                "valid": valid,
-                "fill": fill,
-                "batch": batch,
-                "seed": seed,
-                "padded": pad,
-            }
+            here = {**how, "truth": truth, "valid": valid}
             if objects:
-                each = explain_objects(loaded, sample["image"], min_area=min_area, **how)
+                each = explain_objects(loaded, sample["image"], min_area=min_area, **here)
             else:
-                each = iter([explain_all(loaded, sample["image"], smooth=smooth, **how)])
+                each = iter([explain_all(loaded, sample["image"], smooth=smooth, **here)])
             maps: list[Explanation] = []
             for number, maps in enumerate(each, start=1):
                 out_.mkdir(parents=True, exist_ok=True)
                 whole = f"{path.stem}-object{number}" if objects else path.stem
-                for heatmap in maps:
-                    stem = whole if len(maps) == 1 else f"{whole}-{_file_part(heatmap)}"
-                    records.append(
-                        _write_explanation(
-                            out_, path, stem, sample["image"], heatmap, truth, fill, loaded
-                        )
-                        | {"score_channels": score_channels}
+                for explanation in maps:
+                    stem = whole if len(maps) == 1 else f"{whole}-{_file_part(explanation)}"
+                    written = _write_explanation(
+                        out_, path, stem, sample["image"], explanation, truth, fill, loaded
                     )
+                    records.append(written | {"score_channels": channels})
             # the distance of the shortcut, on the first picture of several
-            if shortcut and not (objects or done) and len(paths) > 1:
+            if channels is not None and not (objects or done) and len(paths) > 1:
                 exact = explain_all(
-                    loaded, sample["image"], smooth=smooth, **(how | {"methods": ["score_cam"]})
+                    loaded, sample["image"], smooth=smooth, **(here | {"methods": ["score_cam"]})
                 )
-                ours = [heatmap for heatmap in maps if heatmap.method == "score_cam"]
+                ours = [explanation for explanation in maps if explanation.method == "score_cam"]
                 records[0]["exact"] = distance_of(ours, exact)
         advance(len(paths), len(paths))
     if not records:
@@ -187,13 +158,64 @@ def explain(
         )
     text = json.dumps(records, indent=2, ensure_ascii=False) + "\n"
     write_atomic(out_ / "explanations.json", lambda stream: stream.write(text.encode()))
-    for layer_, found in (records[0].get("exact") or {}).items():
-        say_shortcut(layer_, found)
+    for layer, distance in (records[0].get("exact") or {}).items():
+        say_shortcut(layer, distance)
     for record in records:
         if record["status"] != "ok":
-            err.print(f"{escape(record['picture'])}: {record['status']}", style="yellow")
+            log.warning("%s: %s", record["picture"], record["status"])
     out.print(f"{len(records)} explained: {escape(str(out_))}")
     return OK
+
+
+def _value_of(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting that was given, or its default in a study."""
+    return settings.get(name, Settings.model_fields[name].default)
+
+
+def _target(settings: Mapping[str, Any], region: str | None) -> Target:
+    """What is explained, checked."""
+    preset = _value_of(settings, "preset")
+    region = region or ("truth" if preset == "paper" else "prediction")
+    check_region(preset, region)
+    space, reduce, rival = (_value_of(settings, name) for name in ("space", "reduce", "rival"))
+    return Target(settings["class"], region, space, reduce, preset, rival=rival)
+
+
+def _methods(settings: Mapping[str, Any], target: Target) -> list[Any]:
+    """The methods that are named, with Score-CAM of some channels where that is asked for.
+
+    Raises:
+        StudyError: nothing to explain with, or channels without Score-CAM.
+    """
+    names, channels = settings["methods"], settings.get("score_channels")
+    if not names or not settings["layers"]:
+        raise StudyError("no method or no layer", "at least one of each", "name them")
+    for name in names:
+        resolve_method(name, target.preset)
+    if channels is None:
+        return list(names)
+    if "score_cam" not in names or target.preset == "paper":
+        raise StudyError(
+            f"--score-channels with methods {', '.join(names)} and preset {target.preset}",
+            "score_cam among the methods, and preset strict",
+            "leave it out, or add --methods score_cam",
+        )
+    approximate = partial(score_cam, channels=channels)
+    return [approximate if name == "score_cam" else name for name in names]
+
+
+def _reader_of_masks(
+    settings: Mapping[str, Any], model: SegmentationModel
+) -> Callable[[Path], tuple[torch.Tensor, torch.Tensor]]:
+    """Reads a mask of the truth: class indices, and which pixels count."""
+    meanings = settings.get("mask_values")
+    ignored = settings.get("ignore_index")
+    return partial(
+        read_mask,
+        classes=model.mask_values,
+        ignore_index=model.mask_ignore if ignored is None else ignored,
+        values=None if meanings is None else MaskValues.of(meanings, model.mask_names),
+    )
 
 
 def _file_part(heatmap: Explanation) -> str:

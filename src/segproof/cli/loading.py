@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from segproof.cli.commands import COMMANDS
 from segproof.cli.console import log
+from segproof.errors import StudyError
 
 if TYPE_CHECKING:
     import torch
 
-    from segproof.cli.options import Network, Pictures
+    from segproof.cli.options import Given
     from segproof.models import SegmentationModel
 
 __all__ = ["load", "picture_of", "say_loading"]
@@ -45,22 +47,34 @@ def _network_of(words: Sequence[str]) -> str | None:
     return None
 
 
-def load(spec: str, network: Network) -> SegmentationModel:
-    """Load the network `spec` as the options of the group say."""
+def load(given: Given | None, *, allow_code: bool) -> SegmentationModel:
+    """Load the network that the options name, as they describe it.
+
+    Raises:
+        StudyError: no network is named.
+    """
+    from segproof.cli.options import NETWORK, part_of
     from segproof.models import keep_blocks, load_model
 
+    spec = (given or {}).get("model")
+    if spec is None:
+        raise StudyError("no network", "--model NETWORK", "name a folder or a file of weights")
     keep_blocks()
-    return load_model(spec, allow_code=network.allow_code, **network.settings())
+    began = time.perf_counter()
+    model = load_model(spec, allow_code=allow_code, **part_of(given, NETWORK))
+    log.debug("loaded in %.1f s: classes %s", time.perf_counter() - began, list(model.classes))
+    return model
 
 
 def picture_of(
-    image: Path | None, model: SegmentationModel, pictures: Pictures, side: int
+    image: Path | None, model: SegmentationModel, given: Given | None, side: int
 ) -> torch.Tensor:
     """The picture [B, H, W] that is named, or a generated one of the network's size."""
+    from segproof.cli.options import PICTURES, part_of
     from segproof.data import read_image
     from segproof.doctor import example_picture
     from segproof.study import reading_for
 
     if image is None:
         return example_picture(model, model.size or (side, side))
-    return read_image(image, reading=reading_for(model, **pictures.settings()))["image"]
+    return read_image(image, reading=reading_for(model, **part_of(given, PICTURES)))["image"]

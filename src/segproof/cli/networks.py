@@ -4,118 +4,157 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from cyclopts import Parameter
-from rich.table import Table
 
+from segproof.cli.as_json import JsonFlag, print_json
 from segproof.cli.console import OK, SOME_FAILED, out, progress
 from segproof.cli.loading import load, picture_of
 from segproof.cli.options import (
+    NETWORK,
+    PICTURES,
+    AllowFlag,
+    Given,
     ImageFlag,
-    ModelFlag,
-    Network,
-    NetworkFlags,
-    PictureFlags,
-    Pictures,
+    options_of,
     whole_of,
 )
 from segproof.data import FolderDataset, SceneDataset
 from segproof.doctor import Finding, diagnose, layer_facts
 from segproof.errors import DataError
 from segproof.models import SegmentationModel, keep_blocks, train as train_network
-from segproof.report import escape
+from segproof.report import Cell, Column, Table, escape, print_table
+
+if TYPE_CHECKING:
+    NetworkOptions: TypeAlias = Given | None
+else:
+    NetworkOptions = options_of("model", *NETWORK, *PICTURES)
+
+
+def _column(key: str, title: str, role: Literal["identity", "value", "secondary"]) -> Column:
+    return Column(
+        key, title, lambda line: Cell(str(line[key])), number=role != "identity", role=role
+    )
+
+
+_COLUMNS: Final = (
+    _column("alias", "alias", "identity"),
+    _column("path", "module path", "identity"),
+    _column("stride", "stride (px)", "value"),
+    _column("channels", "channels", "value"),
+    _column("map", "map (px)", "value"),
+    _column("zero", "zero channels (%)", "secondary"),
+    _column("field", "receptive field (px)", "secondary"),
+)
 
 
 def layers(
     *,
-    model: ModelFlag,
+    given: NetworkOptions = None,
     image: ImageFlag = None,
-    pictures: PictureFlags = Pictures(),
-    network: NetworkFlags = Network(),
+    allow_code: AllowFlag = False,
+    json: JsonFlag = False,
 ) -> int:
     """List the layers that are worth explaining."""
-    loaded = load(model, network)
-    picture = picture_of(image, loaded, pictures, 512)
+    loaded = load(given, allow_code=allow_code)
+    picture = picture_of(image, loaded, given, 512)
     loaded.check_units(picture)
-    table = Table("alias", "module path", box=None, header_style="bold")
-    headings = ("stride (px)", "channels", "map (px)", "zero channels (%)", "receptive field (px)")
-    for name in headings:
-        table.add_column(name, justify="right")
-    for facts in layer_facts(loaded, picture):
-        layer = facts.layer
-        height, width = layer.size
-        table.add_row(
-            layer.alias,
-            layer.path,
-            f"{layer.stride}",
-            f"{layer.channels}",
-            f"{height} x {width}",
-            f"{100 * facts.zero_channels:.0f}",
-            f"{facts.field}",
-        )
-    out.print(table)
+    facts = layer_facts(loaded, picture)
+    if json:
+        print_json(facts)
+        return OK
+    lines = [
+        {
+            "alias": layer.alias,
+            "path": layer.path,
+            "stride": layer.stride,
+            "channels": layer.channels,
+            "map": "{} x {}".format(*layer.size),
+            "zero": f"{100 * fact.zero_channels:.0f}",
+            "field": fact.field,
+        }
+        for fact in facts
+        for layer in (fact.layer,)
+    ]
+    print_table(out, Table(_COLUMNS, lines))
     out.print("decoder:1 is the coarsest decoder block, decoder:-1 the finest.", style="dim")
-    shown = escape(str(image)) if image else "a generated picture (--image TILE for one of yours)"
-    out.print(f"Zero channels and receptive field on {shown}.", style="dim")
+    name = escape(str(image)) if image else "a generated picture (--image TILE for one of yours)"
+    out.print(f"Zero channels and receptive field were measured on {name}.", style="dim")
     return OK
 
 
 def doctor(
     *,
-    model: ModelFlag,
+    given: NetworkOptions = None,
     image: ImageFlag = None,
-    class_: Annotated[str | None, Parameter("--class", help="Class to try.")] = None,
-    pictures: PictureFlags = Pictures(),
-    network: NetworkFlags = Network(),
+    class_: Annotated[
+        str | None, Parameter("--class", help="Class to try; without it, the last one.")
+    ] = None,
+    allow_code: AllowFlag = False,
+    json: JsonFlag = False,
 ) -> int:
     """Check whether a network is understood, and say which options it needs."""
-    loaded = load(model, network)
-    problems = 0
-    for finding in _findings(image, loaded, pictures, class_):
-        word, colour = {
-            "ok": ("ok", "green"),
-            "warning": ("look", "yellow"),
-            "problem": ("PROBLEM", "bold red"),
-        }[finding.verdict]
-        problems += finding.verdict == "problem"
-        out.print(f"[{colour}]{word:>8}[/]  [bold]{finding.about}[/]: {escape(finding.text)}")
-        if finding.fix:
-            out.print(f"          {escape(finding.fix)}", style="dim")
-    if problems:
+    loaded = load(given, allow_code=allow_code)
+    findings = []
+    for finding in _findings(image, loaded, given, class_):
+        findings.append(finding)
+        if not json:
+            _print_finding(finding)
+    ready = all(finding.verdict != "problem" for finding in findings)
+    if json:
+        print_json({"ready": ready, "findings": findings})
+    elif not ready:
         out.print("[bold red]Not ready:[/] see above.")
-        return SOME_FAILED
-    name = escape(class_ or loaded.classes[-1])
-    out.print(
-        f"[bold green]Ready.[/] segproof explain TILE.png --model {escape(model)} --class {name}"
-        " --layer decoder:-1 --out explained"
-    )
-    return OK
+    else:
+        name, spec = escape(class_ or loaded.classes[-1]), escape((given or {})["model"])
+        out.print(
+            f"[bold green]Ready.[/] segproof explain TILE.png --model {spec} --class {name}"
+            " --layers decoder:-1 --out explained"
+        )
+    return OK if ready else SOME_FAILED
+
+
+def _print_finding(finding: Finding) -> None:
+    word, colour = {
+        "ok": ("ok", "green"),
+        "warning": ("look", "yellow"),
+        "problem": ("PROBLEM", "bold red"),
+    }[finding.verdict]
+    out.print(f"[{colour}]{word:>8}[/]  [bold]{finding.about}[/]: {escape(finding.text)}")
+    if finding.fix:
+        out.print(f"          {escape(finding.fix)}", style="dim")
 
 
 def train(
     *,
     data: Annotated[
         list[Path] | None,
-        Parameter(help="Folders of tiles with 0/255 masks.", consume_multiple=True),
+        Parameter(help="Folders of tiles with masks of 0 and 255.", consume_multiple=True),
     ] = None,
     out_: Annotated[Path, Parameter("--out", help="New folder for the network.")],
-    arch: str = "unet",
+    arch: Annotated[
+        str, Parameter(help="Any architecture of segmentation_models_pytorch.")
+    ] = "unet",
     encoder: Annotated[
         str, Parameter(help="Any encoder of segmentation_models_pytorch.")
     ] = "resnet18",
-    decoder_channels: Annotated[str | None, Parameter(help="One number per block, a,b,c.")] = None,
-    init: Annotated[Path | None, Parameter(help="Go on from this saved network.")] = None,
+    decoder_channels: Annotated[
+        str | None, Parameter(help="Channels of each decoder block, a,b,c.")
+    ] = None,
+    init: Annotated[Path | None, Parameter(help="Continue from this saved network.")] = None,
     class_: Annotated[str, Parameter("--class", help="Name of the class.")] = "building",
-    steps: int = 1000,
-    batch: int = 8,
-    crop: int = 256,
-    lr: float = 2e-3,
-    holdout: Annotated[float, Parameter(help="Share of each set held out.")] = 0.2,
-    seed: int = 0,
-    scenes: Annotated[int, Parameter(help="Train on N generated scenes (too).")] = 0,
-    scene_seed: int = 0,
-    device: str = "cpu",
+    steps: Annotated[int, Parameter(help="Number of training steps.")] = 1000,
+    batch: Annotated[int, Parameter(help="Number of crops in one step.")] = 8,
+    crop: Annotated[int, Parameter(help="Side of a crop in pixels.")] = 256,
+    lr: Annotated[float, Parameter(help="Learning rate at the start.")] = 2e-3,
+    holdout: Annotated[float, Parameter(help="Share of each folder that is held out.")] = 0.2,
+    seed: Annotated[int, Parameter(help="Seed of everything that is random.")] = 0,
+    scenes: Annotated[int, Parameter(help="Train on N generated scenes as well.")] = 0,
+    scene_seed: Annotated[int, Parameter(help="Seed of the generated scenes.")] = 0,
+    device: Annotated[
+        str, Parameter(help="Device that trains the network: cpu, cuda, cuda:1 ...")
+    ] = "cpu",
 ) -> int:
     """Train a small network on tiles with masks."""
     sources: list[Any] = []
@@ -152,11 +191,11 @@ def train(
 
 
 def _findings(
-    image: Path | None, model: SegmentationModel, pictures: Pictures, class_: str | None
+    image: Path | None, model: SegmentationModel, given: Given | None, class_: str | None
 ) -> Iterator[Finding]:
     """What `diagnose` finds; a picture that cannot be read for this network is a finding too."""
     try:
-        picture = picture_of(image, model, pictures, 256)
+        picture = picture_of(image, model, given, 256)
     except DataError as error:
         fix = f"{error.expected}; {error.fix}"
         yield Finding("problem", "picture", f"found {error.found}", fix)

@@ -1,96 +1,95 @@
-"""Commands that read tiles and run folders: check, status, verify, compare, report."""
+"""Commands that read tiles and run folders: check, verify, compare, report."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Parameter
 
 from segproof.analysis import MARGIN, compare as compare_runs
+from segproof.cli.as_json import JsonFlag, print_json
 from segproof.cli.console import OK, SOME_FAILED, WORSE, out, progress
 from segproof.cli.loading import load
 from segproof.cli.options import (
+    DATA,
+    NETWORK,
+    PICTURES,
+    AllFlag,
     AllowFlag,
-    MaskFlags,
-    Masks,
-    Network,
-    NetworkFlags,
-    PairFlags,
-    Pairs,
-    PictureFlags,
-    Pictures,
-    names_of,
+    Given,
+    options_of,
+    settings_of,
 )
 from segproof.cli.running import finish
 from segproof.data import MaskValues
 from segproof.errors import StudyError
 from segproof.explain import Preset
 from segproof.models import keep_blocks
-from segproof.report import escape, print_check, print_comparison, print_status
+from segproof.report import comparison_table, escape, print_check, print_comparison, to_json
 from segproof.study import (
     Results,
     reading_for,
-    status as run_status,
     survey_data,
     verify as verify_run,
 )
+
+if TYPE_CHECKING:
+    CheckOptions: TypeAlias = Given | None
+else:
+    CheckOptions = options_of("model", "pad", *NETWORK, *DATA)
+
+RunArgument = Annotated[Path, Parameter(help="Folder of a run, as `segproof study` writes it.")]
 
 
 def check(
     data: Annotated[Path, Parameter(help="Folder of tiles with masks.")],
     *,
-    model: Annotated[str | None, Parameter(help="Compare with this network too.")] = None,
-    pad: Annotated[
-        bool, Parameter(negative=(), help="Sizes that the network does not take will be continued.")
-    ] = False,
-    pairs: PairFlags = Pairs(),
-    pictures: PictureFlags = Pictures(),
-    masks: MaskFlags = Masks(),
-    network: NetworkFlags = Network(),
+    given: CheckOptions = None,
+    allow_code: AllowFlag = False,
+    json: JsonFlag = False,
 ) -> int:
     """Read every tile and say what cannot be studied."""
-    loaded = None if model is None else load(model, network)
-    given = names_of(network.classes)
-    names = loaded.mask_names if loaded else given
-    values = loaded.mask_values if loaded else len(given or ()) or 2
-    ignored = masks.ignore_index
+    settings = settings_of(given)
+    loaded = load(given, allow_code=allow_code) if "model" in settings else None
+    named = settings.get("classes")
+    names = loaded.mask_names if loaded else named
+    values = loaded.mask_values if loaded else len(named or ()) or 2
+    ignored = settings.get("ignore_index")
     if loaded is not None and ignored is None:
         ignored = loaded.mask_ignore
     mapped = None
-    if masks.mask_values is not None:
+    if "mask_values" in settings:
         listed = names or [str(index) for index in range(values)]
-        mapped = MaskValues.of(masks.mask_values, listed)
+        mapped = MaskValues.of(settings["mask_values"], listed)
     with progress("tiles") as advance:
-        found = survey_data(
+        survey = survey_data(
             data,
             model=loaded,
             ignore_index=ignored,
             classes=values,
-            pad=pad,
+            pad=settings.get("pad", False),
             names=names,
             tick=lambda tiles: advance(tiles, None),
             values=mapped,
-            reading=reading_for(loaded, **pictures.settings()),
-            **pairs.settings(),
+            reading=reading_for(loaded, **{k: v for k, v in settings.items() if k in PICTURES}),
+            images=settings.get("images"),
+            masks=settings.get("masks"),
         )
-    print_check(out, found)
-    return SOME_FAILED if found.bad else OK
-
-
-def status(run: Path) -> int:
-    """Show how far a run is, also while it runs."""
-    print_status(out, run_status(run))
-    return OK
+    if json:
+        print_json(survey)
+    else:
+        print_check(out, survey)
+    return SOME_FAILED if survey.bad else OK
 
 
 def verify(
-    run: Annotated[Path, Parameter(help="A folder that `segproof study` wrote.")],
+    run: RunArgument,
     *,
     limit: Annotated[int, Parameter(help="Number of tiles that are recomputed.")] = 3,
     seed: Annotated[int, Parameter(help="Seed that chooses these tiles.")] = 0,
-    model: Annotated[str | None, Parameter(help="Where the network is now.")] = None,
-    data: Annotated[str | None, Parameter(help="Where the tiles are now.")] = None,
+    model: Annotated[str | None, Parameter(help="Where the network is now, if it moved.")] = None,
+    data: Annotated[str | None, Parameter(help="Where the tiles are now, if they moved.")] = None,
     allow_code: AllowFlag = False,
 ) -> int:
     """Check a finished run: the database, the table and some tiles."""
@@ -103,19 +102,21 @@ def verify(
     for problem in found.problems:
         out.print(escape(problem), style="red", soft_wrap=True, highlight=False)
     out.print(
-        f"{found.tiles} tiles, {found.rows:,} rows; {found.again} tiles computed again, greatest"
+        f"{found.tiles} tiles, {found.rows:,} rows; {found.again} tiles recomputed, largest"
         f" difference {found.difference:.1e}; {len(found.problems)} problems"
     )
     return SOME_FAILED if found.problems else OK
 
 
 def compare(
-    run_a: Annotated[Path, Parameter(help="The run folder to compare with.")],
-    run_b: Annotated[Path, Parameter(help="The run folder of the newer or other model.")],
+    run_a: Annotated[Path, Parameter(help="Folder of the run to compare with.")],
+    run_b: Annotated[Path, Parameter(help="Folder of the run of the newer or other network.")],
     *,
     margin: Annotated[
-        float, Parameter(help="In the measure's unit; less than this is not called worse.")
+        float,
+        Parameter(help="Smallest difference that counts as worse, in the measure's unit."),
     ] = MARGIN,
+    json: JsonFlag = False,
 ) -> int:
     """Compare two runs: two networks, or two versions of one."""
     runs = [Results.load(run) for run in (run_a, run_b)]
@@ -123,13 +124,17 @@ def compare(
     if len(presets) != 1:
         raise StudyError("runs of two presets", "one preset", "study both alike")
     preset: Preset = "paper" if presets == {"paper"} else "strict"
-    made = compare_runs(runs[0].rows, runs[1].rows, preset=preset, margin=margin)
-    print_comparison(out, made)
-    out.print(f"\n[bold]{escape(made.sentence)}[/]")
-    return WORSE if made.worse else OK
+    comparison = compare_runs(runs[0].rows, runs[1].rows, preset=preset, margin=margin)
+    if json:
+        facts = {"sentence": comparison.sentence, "worse": comparison.worse}
+        print_json({**facts, "table": to_json(comparison_table(comparison))})
+    else:
+        print_comparison(out, comparison)
+        out.print(f"\n[bold]{escape(comparison.sentence)}[/]")
+    return WORSE if comparison.worse else OK
 
 
-def report(run: Path) -> int:
+def report(run: RunArgument, *, all_: AllFlag = False) -> int:
     """Write report.html of a run again and print its tables."""
-    finish(Results.load(run).finished())
+    finish(Results.load(run).finished(), everything=all_)
     return OK

@@ -23,6 +23,9 @@ from .table import (
     Column as Column,
     Table as Table,
 )
+from .task_tables import (
+    comparison_table as comparison_table,
+)
 from .terminal import (
     escape as escape,
     graceful_stop as graceful_stop,
@@ -31,7 +34,6 @@ from .terminal import (
     print_check as print_check,
     print_comparison as print_comparison,
     print_fills as print_fills,
-    print_status as print_status,
     print_table as print_table,
     progress_bar as progress_bar,
 )

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape as escape_markup
@@ -15,13 +15,13 @@ from rich.table import Table as RichTable
 
 from segproof.analysis import VALID_DROP, Analysis, RunComparison
 from segproof.errors import printable
-from segproof.measures import Card, MeasureInfo, evidence_of
+from segproof.measures import Measure, evidence_of
 from segproof.report.export import study_tables
 from segproof.report.screen import fitted
 from segproof.report.table import DAGGER, DOUBLE_DAGGER, Table
 from segproof.report.task_tables import comparison_table
 from segproof.report.trust_tables import outlines_table
-from segproof.study import DataReport, Status
+from segproof.study import DataReport
 
 __all__ = [
     "escape",
@@ -31,7 +31,6 @@ __all__ = [
     "print_check",
     "print_comparison",
     "print_fills",
-    "print_status",
     "print_table",
     "progress_bar",
 ]
@@ -52,26 +51,6 @@ TESTED: Final = {  # what the evidence calls the uses of a measure of one shown 
 def escape(text: str) -> str:
     """Text of others for the terminal: neither markup nor control characters work in it."""
     return escape_markup(printable(text, keep="\n"))
-
-
-def print_status(out: Console, found: Status) -> None:
-    """Print how far a run is."""
-    state = "running" if found.running else "not running"
-    if found.count is None:
-        out.print(f"{state}, nothing planned yet")
-        return
-    share = found.done / found.count
-    out.print(f"[bold]{found.done} of {found.count} tiles[/] ({share:.0%}), {state}")
-    if found.rate is not None:
-        out.print(f"rate: {60 * found.rate:.1f} tiles/min")
-    if found.left is not None and found.done < found.count:
-        hours, seconds = divmod(round(found.left), 3600)
-        out.print(f"left: {hours} h {seconds // 60:02} min {seconds % 60:02} s")
-    if found.decided:
-        out.print(escape(found.decided), soft_wrap=True)
-    out.print(f"tiles: {found.ok} ok, {found.skipped} skipped, {found.failed} failed")
-    for reason, count in found.reasons.items():
-        out.print(f"  {count} x {escape(reason)}", soft_wrap=True, highlight=False)
 
 
 def print_check(out: Console, found: DataReport) -> None:
@@ -148,17 +127,14 @@ def print_table(out: Console, table: Table) -> None:
             out.print(f"{sign} {what}", style="dim")
 
 
-def print_cards(out: Console, known: Mapping[str, MeasureInfo | Card]) -> None:
+def print_cards(out: Console, known: Mapping[str, Measure[Any]]) -> None:
     """Print what a person has to know of each measure."""
     for name, card in known.items():
         span = f"{card.low:g} to {card.high:g}"
-        better = "no direction" if card.better == "neither" else f"{card.better} is better"
-        out.print(f"[bold]{name}[/]  {span} {escape(card.unit)}, {better}")
-        if isinstance(card, Card):
-            said = (card.function.__doc__ or "").strip().splitlines()[0]
-            out.print(f"  {escape(said)}")
-            out.print(f"  costs {escape(card.forwards)}; source {card.source or 'this project'}")
-            out.print(f"  misleads: {escape(card.failure)}", style="dim")
+        out.print(f"[bold]{name}[/]  {span} {escape(card.unit)}, {card.direction}")
+        out.print(f"  {escape(card.meaning)}")
+        out.print(f"  costs {escape(card.forwards)}; source {card.source or 'this project'}")
+        out.print(f"  misleads: {escape(card.failure)}", style="dim")
         for label, key, kind in TESTED.get(name, (("", name, "map"),)):
             found = [f"tier {c['tier']} {c['tau']:.2f}" for c in evidence_of(key, kind)]
             if found:

@@ -52,7 +52,7 @@ GROUPS: Final = (
     "What is explained",
     "How pictures are perturbed",
     "What is measured",
-    "How the study runs",
+    "How it runs",
 )
 _NETWORK, _DATA, _EXPLAINED, _PERTURBED, _MEASURED, _RUNS = (
     JsonDict({"group": group}) for group in GROUPS
@@ -70,7 +70,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     model: str = Field(
-        description="Network to study: a folder, a file of weights, or a source such as"
+        description="Network: a folder, a file of weights, or a source such as"
         " `smp:FOLDER` or `torchvision:NAME`.",
         json_schema_extra=_NETWORK,
     )
@@ -83,7 +83,7 @@ class Settings(BaseModel):
     )
     methods: tuple[str, ...] = Field(
         PUBLISHED,
-        description="Explanation methods that the study compares.",
+        description="Explanation methods.",
         json_schema_extra=_EXPLAINED,
     )
     layers: tuple[str, ...] = Field(
