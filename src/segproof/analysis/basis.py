@@ -24,7 +24,7 @@ from segproof.analysis.cells import (
     over_levels,
     samples_of,
 )
-from segproof.analysis.names import JOINED, MEASURES, REMOVING, definition_of
+from segproof.analysis.names import HEADLINE_MEASURES, JOINED, REMOVING, definition_of
 from segproof.perturb import FILLS, control_id
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def candidates(
 def _against_controls(basis: Basis) -> pd.DataFrame:
     """Compare every method x layer with random blobs and with p_c, at matched area, by image.
 
-    One line per measure of MEASURES x reference x fill x layer x method. For each of `random` and
+    One line per headline measure x reference x fill x layer x method. For each of `random` and
     `p_c`: X_difference (positive = the method is better) with X_low, X_high, X_n, the
     Wilcoxon X_p (Holm over methods and layers), beats_X and X_decided. beats_X is better mean and
     p < 0.05; where too few images can decide, the interval lies above 0 and X_decided is False;
@@ -255,7 +255,7 @@ def _against_controls(basis: Basis) -> pd.DataFrame:
     parts = []
     kinds = set(basis.methods["binarisation"].unique())
     binarisation = "area" if "area" in kinds or not kinds else "threshold"
-    for measure in MEASURES:
+    for measure in HEADLINE_MEASURES:
         cells, higher = measure_cells(
             basis.rows, measure, basis.preset, binarisation, basis.samples
         )

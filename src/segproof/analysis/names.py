@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Final
 
 from segproof.errors import UnknownNameError
 from segproof.explain import METHODS
+from segproof.measures import headline
 from segproof.perturb import STRATEGIES, control_name, control_of
 
 if TYPE_CHECKING:
     from segproof.explain import Preset
 
 __all__ = [
+    "HEADLINE_MEASURES",
     "JOINED",
     "KEYS",
-    "MEASURES",
     "REMOVING",
     "SHORT",
     "definition_of",
@@ -31,7 +32,8 @@ SHORT: Final = {
     "highlighted_and_target": "M3",
 }
 JOINED = "contrast"  # M2 - M1: M1 cannot see a part missing, M2 ties poor maps
-MEASURES = ("M1", "M2", "M3", "iou_drop", JOINED)
+# the headline measures in the order of every table
+HEADLINE_MEASURES = ("M1", "M2", "M3", "iou_drop", JOINED)
 REMOVING = ("M1", "iou_drop", JOINED)  # under a fill that is not valid they measure outlines
 KEYS = ["layer", "method", "binarisation", "level", "strategy", "reference", "fill"]
 
@@ -48,17 +50,9 @@ def strategy_label(strategy: str) -> str:
 
 
 def measure_label(measure: str, preset: Preset = "strict") -> str:
-    """Name of a headline measure with the direction that is better."""
-    third = "M3 certainty (higher is better)"
-    if preset == "paper":
-        third = "M3 entropy (lower is better)"
-    return {
-        "M1": "M1 confidence (lower is better)",
-        "M2": "M2 confidence (higher is better)",
-        "M3": third,
-        "iou_drop": "IoU drop (higher is better)",
-        JOINED: "contrast M2 \N{MINUS SIGN} M1 (higher is better)",
-    }.get(measure, measure)
+    """Name of a headline measure with the direction that is better; others keep their own."""
+    record = headline(preset).get(measure)
+    return f"{record.label} ({record.direction})" if record else measure
 
 
 def measure_of(strategy: str, preset: Preset = "strict") -> tuple[str, bool]:
@@ -67,26 +61,23 @@ def measure_of(strategy: str, preset: Preset = "strict") -> tuple[str, bool]:
     Raises:
         UnknownNameError: no such strategy; near matches are named.
     """
-    match strategy:
-        case "background_only":
-            return "confidence", False
-        case "highlighted_only":
-            return "confidence", True
-        case "highlighted_and_target":
-            return ("entropy", False) if preset == "paper" else ("certainty", True)
-    raise UnknownNameError.of("strategy", strategy, STRATEGIES)
+    if strategy not in SHORT:
+        raise UnknownNameError.of("strategy", strategy, STRATEGIES)
+    third = "entropy" if preset == "paper" else "certainty"
+    column = third if SHORT[strategy] == "M3" else "confidence"
+    return column, higher_is_better(SHORT[strategy], preset)
 
 
 def definition_of(measure: str, preset: Preset) -> tuple[str, str, bool]:
     """Strategy, column and direction (higher is better) of a headline measure."""
     if measure == "iou_drop":
-        return "background_only", "iou_drop", True
+        return "background_only", "iou_drop", higher_is_better(measure, preset)
     if measure == JOINED:
-        return "highlighted_only", JOINED, True
+        return "highlighted_only", JOINED, higher_is_better(measure, preset)
     strategy = next(name for name, short in SHORT.items() if short == measure)
     return strategy, *measure_of(strategy, preset)
 
 
 def higher_is_better(measure: str, preset: Preset = "strict") -> bool:
     """Direction of a headline measure: M1, M2, M3, iou_drop or contrast."""
-    return definition_of(measure, preset)[2]
+    return headline(preset)[measure].better == "higher"

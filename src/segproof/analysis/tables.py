@@ -16,7 +16,15 @@ import pandas as pd
 from segproof.analysis import statistics as stats
 from segproof.analysis.basis import ALPHA, Basis, judged_by_fill, measure_cells, with_flags
 from segproof.analysis.cells import Cells, average, control_rows, over_levels, with_intervals
-from segproof.analysis.names import KEYS, MEASURES, REMOVING, SHORT, higher_is_better, measure_of
+from segproof.analysis.names import (
+    HEADLINE_MEASURES,
+    KEYS,
+    REMOVING,
+    SHORT,
+    higher_is_better,
+    measure_of,
+)
+from segproof.measures import BOUNDARY
 from segproof.perturb import STRATEGIES, control_id
 
 __all__ = [
@@ -33,7 +41,6 @@ __all__ = [
     "sweep",
 ]
 
-BOUNDARY = ("boundary_f", "boundary_f_prediction")  # where a study made them
 NOT_OK = ("all_zero", "constant", "non_finite", "empty_region")
 
 
@@ -261,7 +268,7 @@ def layers(basis: Basis) -> pd.DataFrame:
     (layer name, "" if not distinguishable), decidable, needed, valid_fill, struck, ranked.
     """
     parts = []
-    for measure in MEASURES:
+    for measure in HEADLINE_MEASURES:
         cells, higher = measure_cells(
             basis.methods, measure, basis.preset, basis.headline.binarisation, basis.samples
         )

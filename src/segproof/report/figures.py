@@ -17,7 +17,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from segproof.analysis import ALPHA, LEAST_IMAGES, LEAST_METHODS, measure_label, method_label
+from segproof.analysis import (
+    ALPHA,
+    LEAST_IMAGES,
+    LEAST_METHODS,
+    higher_is_better,
+    measure_label,
+    method_label,
+)
 from segproof.perturb import is_control
 from segproof.report.drawing import (
     CONTROL_DASH,
@@ -420,7 +427,7 @@ def layers(
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     values = wide.to_numpy(float)
     spread = Normalize(float(np.nanmin(values)), float(np.nanmax(values)) + 1e-12)
-    lower = measure == "M1" or (measure == "M3" and preset == "paper")
+    lower = not higher_is_better(measure, preset)
     # Bright is better, whichever way the measure points.
     shown = left.imshow(
         values, cmap="cividis_r" if lower else "cividis", norm=spread, aspect="auto"

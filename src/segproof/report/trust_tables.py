@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from segproof.analysis import BOUNDARY, JOINED, VALID_DROP, Analysis
-from segproof.measures import evidence_of, shipped_evidence
+from segproof.analysis import HEADLINE_MEASURES, VALID_DROP, Analysis
+from segproof.measures import BOUNDARY, evidence_of, headline, shipped_evidence
 from segproof.perturb import control_of
 from segproof.report.columns import (
     STATUS_TEXT,
@@ -142,7 +142,7 @@ def against_table(frame: pd.DataFrame, controls: Sequence[str]) -> Table:
 
         def beats(line: Line) -> Cell:
             flag = line[f"beats_{name}"]
-            won = bool(pd.notna(flag) and flag)
+            won = bool(pd.notna(flag)) and bool(flag)
             shown = "yes" if won else "no"
             shown += "" if line[f"{name}_decided"] else " (by interval; too few tiles)"
             return Cell(shown, won, strong=won and not line["struck"])
@@ -392,8 +392,8 @@ def believed_table(analysis: Analysis, scores: pd.DataFrame | None) -> Table:
     """How each measure of a report did where the right answer is known."""
     about = shipped_evidence()
     kind_of_cut = analysis.headline.binarisation
-    third = "m3_entropy_paper" if analysis.preset == "paper" else "m3_certainty"
-    cut = ["m1_confidence", "m2_confidence", third, "iou_drop", JOINED]
+    records = headline(analysis.preset)
+    cut = [records[name].tried_as for name in HEADLINE_MEASURES]
     whole = [] if scores is None else list(dict.fromkeys(scores["measure"].astype(str)))
     lines = []
     for measure in [*cut, *whole]:
