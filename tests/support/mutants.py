@@ -1024,9 +1024,9 @@ MUTANTS: list[Mutant] = [
     *_of(
         "analysis/names",
         (
-            'return "highlighted_only", JOINED, True',
-            'return "highlighted_only", JOINED, False',
-            "a higher contrast is better",
+            'headline(preset)[measure].better == "higher"',
+            'headline(preset)[measure].better != "neither"',
+            "M1 is better when lower",
         ),
         (
             'REMOVING = ("M1", "iou_drop", JOINED)',
