@@ -229,7 +229,7 @@ def test_explain_says_where_there_is_nothing_to_explain(
 
 
 def test_study_report_and_toml(run: Run, tiles: Path, tmp_path: Path) -> None:
-    code, out, _ = run(*study(tiles, tmp_path / "a"))
+    code, out, _ = run(*study(tiles, tmp_path / "a"), "--all")
     assert code == 0
     for title in ("Task 1", "Task 2", "Task 3", "report: "):
         assert title in out
@@ -250,7 +250,7 @@ def test_study_report_and_toml(run: Run, tiles: Path, tmp_path: Path) -> None:
     ).read_bytes()
 
     (tmp_path / "a" / "report.html").unlink()
-    code, again, _ = run("report", tmp_path / "a")
+    code, again, _ = run("report", tmp_path / "a", "--all")
     assert code == 0
     assert (tmp_path / "a" / "report.html").read_text() == page
     assert "Task 2" in again
@@ -490,7 +490,7 @@ def test_ctrl_c_finishes_the_tile(run: Run, tiles: Path, tmp_path: Path) -> None
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "forwards a tile" in line:  # the plan is made, the first tile begins
+        if "forward passes a tile" in line:  # the plan is made, the first tile begins
             break
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
