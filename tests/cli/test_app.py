@@ -25,7 +25,7 @@ from PIL import Image
 from segproof.cli import app as cli, running
 from segproof.data.scenes import write_scenes
 from segproof.measures import MAP_MEASURES
-from segproof.measures.pictures import BOUNDARY, MEASURES
+from segproof.measures.records import BOUNDARY, MEASURES
 from segproof.models.loaders.load import demo_model_spec, save_model
 from segproof.perturb.records import FILLS
 

@@ -399,7 +399,7 @@ def test_what_does_not_exist_is_said_before_anything_is_written(
 
 
 def test_errors_name_what_to_do() -> None:
-    with pytest.raises(StudyError, match="expected a function or a Card"):
+    with pytest.raises(StudyError, match="expected a function or a Measure"):
         benchmark.own_code("python:segproof:__doc__", allow_code=True)
     with pytest.raises(UnknownNameError, match="measure 'sum'"):
         benchmark.choose_measures(["sum"])

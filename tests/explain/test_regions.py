@@ -12,7 +12,7 @@ from torch import Tensor
 from segproof.errors import DataError, StudyError, UnknownNameError
 from segproof.explain.api import explain, explain_all, explain_objects
 from segproof.explain.target import Region, Target, objects
-from segproof.measures.pictures import MEASURES
+from segproof.measures.records import MEASURES
 from segproof.models.contract import SegmentationModel, probabilities
 from segproof.perturb.regions import dilate
 from segproof.study.settings import Settings

@@ -23,7 +23,7 @@ from segproof.explain.api import clean_of, explain_all, with_baseline
 from segproof.explain.forward_pass import capture
 from segproof.explain.methods import CHANNELWISE, LAYERLESS, METHODS
 from segproof.explain.target import hard_mask
-from segproof.measures.pictures import MEASURES
+from segproof.measures.records import MEASURES
 from segproof.models.contract import evaluating, probabilities
 from segproof.models.loaders.load import save_model
 from segproof.perturb.fills import make_fill

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from segproof.explain.target import Target
 from segproof.measures import curves
 from segproof.measures.case import HeatmapCase, Undefined
 from segproof.measures.curves import (
-    CARDS,
     Curve,
     context_curve,
     context_need,
@@ -40,6 +38,7 @@ from segproof.measures.curves import (
     road_curve,
 )
 from segproof.measures.pictures import confidence
+from segproof.measures.records import MAP_MEASURES
 from segproof.models.contract import SegmentationModel, probabilities
 from segproof.perturb.controls import random_blobs
 from segproof.perturb.fill_context import FillContext
@@ -56,6 +55,7 @@ with warnings.catch_warnings(record=True):
     warnings.simplefilter("always")
     from attribution_quality.metrics import compute_masked_metrics
 
+MEASURES = {name: MAP_MEASURES[name] for name in curves.__all__ if name in MAP_MEASURES}
 SEEDS = st.integers(0, 10_000)
 LOG3 = math.log(3)  # sigmoid(log 3) = 3/4, sigmoid(0) = 1/2
 
@@ -172,8 +172,8 @@ def test_outside_forms_by_hand() -> None:
     assert come.y.tolist() == pytest.approx([0.5, 0.75, 0.75], abs=1e-7)
     # what is read inside the region stays
     inside = case_of(Itself(), torch.full((1, 2, 2), LOG3), RIGHT, HAND)
-    assert CARDS["deletion_outside"].function(inside) == pytest.approx(0.75, abs=1e-7)
-    assert CARDS["insertion_outside"].function(inside) == pytest.approx(0.75, abs=1e-7)
+    assert MEASURES["deletion_outside"].function(inside) == pytest.approx(0.75, abs=1e-7)
+    assert MEASURES["insertion_outside"].function(inside) == pytest.approx(0.75, abs=1e-7)
 
 
 def test_soft_masks_by_hand() -> None:
@@ -181,12 +181,12 @@ def test_soft_masks_by_hand() -> None:
     x[0, 0, 0] = -LOG3
     # p = 1/4, 3/4, 3/4, 3/4; S = 0 leaves 1/2: more than 1/4 by 1/4, and less than 3/4 once
     case = case_of(Itself(), x, RIGHT, torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
-    assert CARDS["preserved"].function(case) == pytest.approx(2.25 / 2.5, abs=1e-7)
-    assert CARDS["excess"].function(case) == pytest.approx(0.25 / 2.5, abs=1e-7)
+    assert MEASURES["preserved"].function(case) == pytest.approx(2.25 / 2.5, abs=1e-7)
+    assert MEASURES["excess"].function(case) == pytest.approx(0.25 / 2.5, abs=1e-7)
     # x' = x / 3 is the cube root of the odds
     half = case_of(Itself(), torch.full((1, 2, 2), 3 * LOG3), RIGHT, torch.full((2, 2), 1 / 3))
-    assert CARDS["preserved"].function(half) == pytest.approx(0.75 / (27 / 28), abs=1e-6)
-    assert CARDS["excess"].function(half) == 0
+    assert MEASURES["preserved"].function(half) == pytest.approx(0.75 / (27 / 28), abs=1e-6)
+    assert MEASURES["excess"].function(half) == 0
 
 
 def test_context_by_hand() -> None:
@@ -259,7 +259,7 @@ def test_the_measures_are_areas_of_twenty_steps() -> None:
         ("insertion_outside", insertion_curve(case, 20, outside=True)),
     ):
         assert len(curve.x) == 21
-        assert CARDS[name].function(case) == curve.area, name
+        assert MEASURES[name].function(case) == curve.area, name
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -277,7 +277,7 @@ def test_road_is_the_literal_one(monkeypatch: pytest.MonkeyPatch, *, masked: boo
         ("road_lerf", np.mean(least)),
         ("road", np.mean(least) - np.mean(most)),
     ):
-        assert CARDS[name].function(case) == pytest.approx(float(value), abs=1e-6), name
+        assert MEASURES[name].function(case) == pytest.approx(float(value), abs=1e-6), name
     assert abs(np.mean(least) - np.mean(most)) > 1e-4
 
 
@@ -301,14 +301,14 @@ def test_soft_masks_are_the_literal_ones_and_those_of_attribution_quality(seed: 
         reference.preserved_excess(p, q, V),
         compute_masked_metrics(p, q, S)[::2],  # in float32
     ):
-        assert CARDS["preserved"].function(case) == pytest.approx(float(least), abs=1e-6)
-        assert CARDS["excess"].function(case) == pytest.approx(float(most), abs=1e-6)
+        assert MEASURES["preserved"].function(case) == pytest.approx(float(least), abs=1e-6)
+        assert MEASURES["excess"].function(case) == pytest.approx(float(most), abs=1e-6)
         assert most > 1e-4
     masked = toy_case(seed, masked=True)
     valid = masked.seen.bound.valid[0].numpy()
     inside = reference.preserved_excess(p, q, valid)
-    assert CARDS["preserved"].function(masked) == pytest.approx(inside[0], abs=1e-12)
-    assert CARDS["excess"].function(masked) == pytest.approx(inside[1], abs=1e-12)
+    assert MEASURES["preserved"].function(masked) == pytest.approx(inside[0], abs=1e-12)
+    assert MEASURES["excess"].function(masked) == pytest.approx(inside[1], abs=1e-12)
 
 
 @pytest.mark.parametrize(("activation", "batch"), [("softmax", 1), ("softmax", 5), ("sigmoid", 2)])
@@ -535,7 +535,7 @@ def test_ends_are_bitwise_those_of_one_picture(seed: int, masked: bool) -> None:
         assert clean != bare
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", MEASURES)
 def test_numbers_do_not_depend_on_the_batch(name: str) -> None:
     for seed in range(3):
         small, large = (toy_case(seed, batch=n, dtype=torch.float32) for n in (1, 7))
@@ -546,7 +546,7 @@ def test_numbers_do_not_depend_on_the_batch(name: str) -> None:
 
 def value_of(name: str, case: HeatmapCase) -> float:
     try:
-        return CARDS[name].function(case)
+        return MEASURES[name].function(case)
     except Undefined:
         return math.nan
 
@@ -555,7 +555,7 @@ def value_of(name: str, case: HeatmapCase) -> float:
 @given(SEEDS)
 def test_stated_ranges_hold(seed: int) -> None:
     case = toy_case(seed, masked=seed % 2 == 0)
-    for name, card in CARDS.items():
+    for name, card in MEASURES.items():
         value = value_of(name, case)
         assert math.isnan(value) or card.low <= value <= card.high, name
 
@@ -564,7 +564,7 @@ def test_ties_go_by_the_seed() -> None:
     case = toy_case(1)
     case = replace(case, heatmap=(case.heatmap > 0.5).float())
     for name in ("deletion", "insertion_outside", "road_morf"):
-        measure = CARDS[name].function
+        measure = MEASURES[name].function
         assert measure(case) == measure(case)
         assert measure(case) != measure(replace(case, seed=1)), name
 
@@ -573,7 +573,7 @@ def test_context_need_does_not_depend_on_the_heatmap() -> None:
     case = toy_case(2)
     other = replace(case, heatmap=1 - case.heatmap)
     assert torch.equal(context_curve(case).y, context_curve(other).y)
-    assert "not depend on the heatmap" in CARDS["context_need"].failure
+    assert "not depend on the heatmap" in MEASURES["context_need"].failure
 
 
 def test_pixels_outside_the_valid_ones_stay_as_they_are() -> None:
@@ -581,7 +581,7 @@ def test_pixels_outside_the_valid_ones_stay_as_they_are() -> None:
     invalid = ~case.seen.bound.valid[0]
     with watched(case) as shown:
         for name in ("deletion", "insertion", "deletion_outside", "insertion_outside", "road"):
-            CARDS[name].function(case)
+            MEASURES[name].function(case)
     assert invalid.any()
     for picture in torch.cat(shown):
         assert torch.equal(picture[:, invalid], case.seen.images[0][:, invalid])
@@ -633,7 +633,7 @@ def watched(case: HeatmapCase) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", MEASURES)
 def test_cost_is_as_stated_and_pictures_are_made_a_batch_at_a_time(name: str) -> None:
     case = toy_case(1, batch=3)
     made = 0
@@ -652,9 +652,9 @@ def test_cost_is_as_stated_and_pictures_are_made_a_batch_at_a_time(name: str) ->
         assert made <= shown
 
     handle = case.model.register_forward_pre_hook(count)
-    CARDS[name].function(replace(case, fill=fill))
+    MEASURES[name].function(replace(case, fill=fill))
     handle.remove()
-    assert shown == int(CARDS[name].forwards.partition(",")[0])
+    assert shown == int(MEASURES[name].forwards.partition(",")[0])
 
 
 # --- known maps ---------------------------------------------------------------------------------
@@ -679,9 +679,11 @@ def known() -> dict[str, HeatmapCase]:
     return {name: case_of(model, image, region, heat) for name, heat in maps.items()}
 
 
-@pytest.mark.parametrize("name", [name for name in CARDS if name not in ("context_need", "excess")])
+@pytest.mark.parametrize(
+    "name", [name for name in MEASURES if name not in ("context_need", "excess")]
+)
 def test_an_oracle_beats_random_and_inverted_maps(name: str) -> None:
-    cases, card = known(), CARDS[name]
+    cases, card = known(), MEASURES[name]
     sign = 1 if card.better == "higher" else -1
     best, middle, worst = (
         sign * card.function(cases[kind]) for kind in ("oracle", "random", "inverted")
@@ -704,11 +706,11 @@ def test_deleting_the_object_itself_is_trivial_and_the_outside_form_is_not() -> 
     of_region, of_cue = (
         case_of(net, image, region, 0.5 * mask.float() + jitter) for mask in (region, cue)
     )
-    trivial, honest = CARDS["deletion"].function, CARDS["deletion_outside"].function
+    trivial, honest = MEASURES["deletion"].function, MEASURES["deletion_outside"].function
     assert honest(of_cue) < honest(of_region) - 0.05
     both = case_of(net, image, region, 0.5 * region.float() + 0.4 * cue.float() + jitter)
     assert trivial(both) < trivial(of_region)
-    assert "trivial" in CARDS["deletion"].failure
+    assert "trivial" in MEASURES["deletion"].failure
 
 
 # --- undefined ----------------------------------------------------------------------------------
@@ -725,18 +727,18 @@ def test_what_has_no_number_says_why() -> None:
     nowhere = case_of(Itself(), image, ~full, heat)
     flat = case_of(Itself(), image, dilate(~full, 1) | (heat > 0.5), torch.full((4, 4), 0.7))
     for name in ("deletion_outside", "insertion_outside"):
-        assert reason(CARDS[name].function, everywhere) == "no pixel outside the region"
-    ranked = [name for name in CARDS if name not in ("preserved", "excess", "context_need")]
+        assert reason(MEASURES[name].function, everywhere) == "no pixel outside the region"
+    ranked = [name for name in MEASURES if name not in ("preserved", "excess", "context_need")]
     for name in ranked:
-        assert reason(CARDS[name].function, flat) == "flat heatmap"
+        assert reason(MEASURES[name].function, flat) == "flat heatmap"
     for name in [*ranked, "context_need"]:
-        assert reason(CARDS[name].function, nowhere) == "empty region"
+        assert reason(MEASURES[name].function, nowhere) == "empty region"
     tiny = case_of(Itself(), image[:, :3, :3], full[:3, :3], heat[:3, :3])
-    assert reason(CARDS["road"].function, tiny) == "fewer than ten valid pixels"
+    assert reason(MEASURES["road"].function, tiny) == "fewer than ten valid pixels"
     nothing = case_of(Itself(), torch.full((1, 4, 4), -2000.0), full, heat)
     assert reason(context_need, nothing) == "confidence 0"
     for name in ("preserved", "excess"):
-        assert reason(CARDS[name].function, nothing) == "nothing predicted"
+        assert reason(MEASURES[name].function, nothing) == "nothing predicted"
     wide = torch.zeros(1, 200)
     wide[0, 150] = 3
     far = torch.zeros(1, 200, dtype=torch.bool)
@@ -762,10 +764,10 @@ def test_hidden_pixels_do_not_leak() -> None:
     base = torch.where(heat > 0.5, math.nan, base_of(case))
     seen = replace(case.seen, images=dirty)
     for name in ("preserved", "excess"):
-        expected = CARDS[name].function(replace(case, heatmap=heat))
-        assert CARDS[name].function(replace(case, seen=seen, heatmap=heat, fill=filling(base))) == (
-            expected
-        )
+        expected = MEASURES[name].function(replace(case, heatmap=heat))
+        assert MEASURES[name].function(
+            replace(case, seen=seen, heatmap=heat, fill=filling(base))
+        ) == (expected)
 
 
 def test_curve_has_area_and_mean() -> None:
@@ -774,15 +776,8 @@ def test_curve_has_area_and_mean() -> None:
     assert curve.mean == pytest.approx(2 / 3)
 
 
-def test_cards_name_their_sources() -> None:
-    known_keys = (Path(__file__).parents[2] / "docs" / "references.bib").read_text(encoding="utf-8")
-    for name, card in CARDS.items():
-        assert f"{{{card.source}," in known_keys, name
-        assert card.failure.endswith("."), name
-
-
 # --- nothing is left behind ---------------------------------------------------------------------
-@pytest.mark.parametrize("name", [*CARDS, "influence"])
+@pytest.mark.parametrize("name", [*MEASURES, "influence"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_model_and_inputs_stay_as_they_were(name: str, *, fails: bool) -> None:
     case = toy_case(1)
@@ -792,7 +787,7 @@ def test_model_and_inputs_stay_as_they_were(name: str, *, fails: bool) -> None:
         if name == "influence":
             influence(case.model, case.seen.images[0], fill="black")
         else:
-            CARDS[name].function(case)
+            MEASURES[name].function(case)
 
     inputs = (case.seen.images, case.seen.logits, case.heatmap, base_of(case))
     before = facts(case.model, *inputs)

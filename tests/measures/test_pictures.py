@@ -16,7 +16,7 @@ import reference
 from segproof.errors import DataError
 from segproof.explain.target import BoundTarget, hard_mask
 from segproof.measures import pictures as measures
-from segproof.measures.pictures import MEASURES
+from segproof.measures.records import MEASURES
 
 SEEDS = st.integers(0, 10_000)
 HEADS = st.sampled_from([("softmax", 2), ("softmax", 4), ("sigmoid", 2), ("sigmoid", 3)])

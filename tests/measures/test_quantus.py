@@ -23,6 +23,7 @@ from segproof.explain.methods import METHODS
 from segproof.measures import curves, robustness as quality
 from segproof.measures.case import HeatmapCase
 from segproof.measures.pictures import confidence
+from segproof.measures.records import MAP_MEASURES
 from segproof.models.contract import probabilities
 from segproof.perturb.fills import perturb
 
@@ -119,7 +120,7 @@ QUIET = {"disable_warnings": True, "display_progressbar": False}
 def test_places_and_sparseness(seed: int, ours: str, theirs: str, within: float) -> None:
     case = case_of(seed)
     [peer] = asked(getattr(quantus, theirs)(**QUIET), case)
-    value = quality.CARDS[ours].function(case)
+    value = MAP_MEASURES[ours].function(case)
     assert value == pytest.approx(float(peer), abs=within)
     assert ours == "pointing_game" or 0 < value <= 1
 

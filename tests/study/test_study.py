@@ -47,7 +47,7 @@ from segproof.explain.methods import METHODS
 from segproof.explain.target import Region
 from segproof.measures import MAP_MEASURES
 from segproof.measures.case import HeatmapCase
-from segproof.measures.pictures import BOUNDARY
+from segproof.measures.records import BOUNDARY
 from segproof.models.loaders.load import demo_model_spec, save_model
 from segproof.perturb.fills import make_fill
 from segproof.perturb.records import FILLS, FillFunction

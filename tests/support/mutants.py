@@ -50,6 +50,7 @@ TESTS = {
     "perturb/fills": ["perturb/test_fills"],
     "perturb/regions": ["perturb/test_fills"],
     "measures/pictures": ["measures/test_pictures"],
+    "measures/records": ["measures/test_records"],
     "evidence/tier_b_planted": ["evidence/test_tier_b_planted"],
     "evidence/tier_c_marker": ["evidence/test_tier_c_marker"],
     "analysis/basis": ["analysis/test_basis", "analysis/test_verdict"],
@@ -674,6 +675,14 @@ MUTANTS: list[Mutant] = [
         ("flat, -math.inf)", "flat, math.inf)", "invalid pixels come last"),
     ),
     *_of(
+        "measures/records",
+        (
+            'lambda shown: shown.m2["confidence"] - shown.m1["confidence"]',
+            'lambda shown: shown.m2["confidence"] + shown.m1["confidence"]',
+            "the contrast wants M1 low",
+        ),
+    ),
+    *_of(
         "measures/pictures",
         (
             "part[:, self.bound.class_index].mean(dim=1)",
@@ -950,11 +959,6 @@ MUTANTS: list[Mutant] = [
             "return float((precision * sorted_worth).sum() / worth.sum())",
             "return float((precision * (sorted_worth > 0)).sum() / (worth > 0).sum())",
             "a small cue that decides half counts half",
-        ),
-        (
-            'lambda s: s.m2["confidence"] - s.m1["confidence"]',
-            'lambda s: s.m2["confidence"] + s.m1["confidence"]',
-            "the contrast wants M1 low",
         ),
         ("~(region & ~target),", "~region,", "outside drop leaves R as it is"),
         (

@@ -23,7 +23,7 @@ from segproof.explain.masked import score_cam
 from segproof.explain.methods import METHODS
 from segproof.explain.target import BoundTarget
 from segproof.measures import pictures as measures
-from segproof.measures.pictures import MEASURES
+from segproof.measures.records import MEASURES
 from segproof.models.contract import SegmentationModel
 from segproof.models.loaders.load import demo_model_spec, load_model
 from segproof.perturb.records import FILLS

@@ -17,11 +17,10 @@ from segproof.cli.options import listed
 from segproof.data import FolderDataset
 from segproof.errors import UnknownNameError
 from segproof.evidence import CUT_MEASURES, FILLS as EVIDENCE_FILLS, Evidence, run as benchmark
-from segproof.measures import BOUNDARY, MEASURES, Card, MeasureInfo
+from segproof.measures import all_measures
 from segproof.models import keep_blocks
 from segproof.perturb import FILLS
 from segproof.report import escape, print_cards
-from segproof.study import MAP_MEASURES
 
 _METHODS: Final = ",".join(benchmark.DEFAULT_METHODS)
 _MEASURES: Final = ",".join(benchmark.DEFAULT_MEASURES)
@@ -32,7 +31,7 @@ def measures(
     name: Annotated[str | None, Parameter(help="One measure; else all.")] = None,
 ) -> int:
     """List the measures, or describe one in full."""
-    known: dict[str, MeasureInfo | Card] = {**MEASURES, **BOUNDARY, **MAP_MEASURES}
+    known = all_measures()
     if name is not None and name not in known:
         raise UnknownNameError.of("measure", name, known)
     print_cards(out, known if name is None else {name: known[name]})

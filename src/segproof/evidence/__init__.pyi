@@ -4,7 +4,6 @@ from .of_measures import (
     FILLS as FILLS,
     HEADLINE as HEADLINE,
     THRESHOLDS as THRESHOLDS,
-    CutMeasure as CutMeasure,
     Shown as Shown,
     average_precision as average_precision,
     credit as credit,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -34,13 +34,15 @@ from segproof.explain import (
     with_baseline,
 )
 from segproof.measures import (
-    Card,
+    CutFunction,
     HeatmapCase,
     MapMeasure,
+    Measure,
     Undefined,
     certainty,
     confidence,
     entropy_paper,
+    headline,
     iou,
 )
 from segproof.models import evaluating, probabilities
@@ -62,7 +64,6 @@ __all__ = [
     "FILLS",
     "HEADLINE",
     "THRESHOLDS",
-    "CutMeasure",
     "Shown",
     "average_precision",
     "credit",
@@ -279,48 +280,34 @@ class Shown:
     outside: Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class CutMeasure:
-    """A measure of a heatmap that was cut to a region, with its direction."""
-
-    function: Callable[[Shown], Tensor]
-    better: Literal["higher", "lower"]
-    formula: str
-
-
-CUT_MEASURES: Final[dict[str, CutMeasure]] = {
-    "m1_confidence": CutMeasure(lambda s: s.m1["confidence"], "lower", "confidence of M1"),
-    "m2_confidence": CutMeasure(lambda s: s.m2["confidence"], "higher", "confidence of M2"),
-    "m3_certainty": CutMeasure(
-        lambda s: s.m3["certainty"], "higher", "certainty of M3, reference truth"
-    ),
-    "m3_gain": CutMeasure(
+# Measures of a heatmap that was cut to a region, in the order of the evidence tables.
+CUT_MEASURES: Final[dict[str, Measure[CutFunction]]] = {
+    "m1_confidence": headline()["M1"],
+    "m2_confidence": headline()["M2"],
+    "m3_certainty": headline()["M3"],
+    "m3_gain": Measure(
+        "m3_gain",
         lambda s: s.m3["certainty"] - s.target_only["certainty"],
         "higher",
-        "certainty of M3 - certainty of R alone",
+        formula="certainty of M3 - certainty of R alone",
     ),
-    "m3_entropy_paper": CutMeasure(
-        lambda s: s.m3["entropy"], "lower", "entropy of M3 as published"
-    ),
-    "iou_drop": CutMeasure(lambda s: s.clean["iou"] - s.m1["iou"], "higher", "IoU - IoU of M1"),
-    "outside_drop": CutMeasure(
+    "m3_entropy_paper": headline("paper")["M3"],
+    "iou_drop": headline()["iou_drop"],
+    "outside_drop": Measure(
+        "outside_drop",
         lambda s: s.clean["confidence"] - s.outside["confidence"],
         "higher",
-        "confidence - confidence without B outside R",
+        formula="confidence - confidence without B outside R",
     ),
-    "contrast": CutMeasure(
-        lambda s: s.m2["confidence"] - s.m1["confidence"],
-        "higher",
-        "confidence of M2 - confidence of M1",
-    ),
+    "contrast": headline()["contrast"],
 }
 
 
 def judge_measures(
     knowns: Iterable[KnownScene],
     *,
-    cut: Mapping[str, CutMeasure] = CUT_MEASURES,
-    whole: Mapping[str, Card | MapMeasure] | None = None,
+    cut: Mapping[str, Measure[CutFunction]] = CUT_MEASURES,
+    whole: Mapping[str, Measure[MapMeasure] | MapMeasure] | None = None,
     fills: Sequence[str] = FILLS,
     thresholds: Sequence[float] = THRESHOLDS,
     areas: Sequence[float] = AREAS,
@@ -365,8 +352,8 @@ def judge_measures(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _directed(judged: Card | MapMeasure) -> tuple[MapMeasure, str]:
-    if isinstance(judged, Card):
+def _directed(judged: Measure[MapMeasure] | MapMeasure) -> tuple[MapMeasure, str]:
+    if isinstance(judged, Measure):
         # one without a direction is tried as if higher were better, and said to have none
         return judged.function, judged.better
     return judged, "higher"

@@ -22,7 +22,7 @@ from segproof.evidence.tier_a_constructed import constructed
 from segproof.evidence.tier_b_planted import NETWORKS, planted
 from segproof.evidence.tier_c_marker import check_steps, reliance, table as reliance_table
 from segproof.explain import METHODS, MethodFunction
-from segproof.measures import Card, MapMeasure
+from segproof.measures import CutFunction, MapMeasure, Measure
 from segproof.report import evidence_maps, evidence_measures, evidence_methods, png
 from segproof.study import MAP_MEASURES, write_atomic
 
@@ -53,9 +53,7 @@ TIERS: Final[dict[str, Callable[..., Iterator[KnownScene]]]] = {"a": _constructe
 REAL: Final = "c"  # networks trained on real tiles with a pasted marker, which do not ship
 
 # of whole heatmaps those that explain nothing again: maps of known quality have no method
-WHOLE: Final = tuple(
-    name for name, card in MAP_MEASURES.items() if "re-explanation" not in card.forwards
-)
+WHOLE: Final = tuple(name for name, measure in MAP_MEASURES.items() if not measure.explains_again)
 SLOW: Final = (  # the default leaves them out; context_need does not even look at the map
     *("road", "road_morf", "road_lerf", "infidelity", "deletion_outside", "insertion_outside"),
     "context_need",
@@ -90,18 +88,18 @@ class Evidence:
 
 
 def choose_measures(
-    names: Sequence[str | Card | MapMeasure],
-) -> tuple[dict[str, evidence.CutMeasure], dict[str, Card | MapMeasure]]:
-    """Measures of cut maps and of whole ones, by name or as callables (higher is better) or cards.
+    names: Sequence[str | Measure[MapMeasure] | MapMeasure],
+) -> tuple[dict[str, Measure[CutFunction]], dict[str, Measure[MapMeasure] | MapMeasure]]:
+    """Measures of cut maps and of whole ones, by name, as records or callables (higher is better).
 
     Raises:
         UnknownNameError: no such measure, or one that explains again what has no method here.
     """
-    cut: dict[str, evidence.CutMeasure] = {}
-    whole: dict[str, Card | MapMeasure] = {}
+    cut: dict[str, Measure[CutFunction]] = {}
+    whole: dict[str, Measure[MapMeasure] | MapMeasure] = {}
     for name in names:
-        if isinstance(name, Card):
-            whole[getattr(name.function, "__name__", "measure")] = name
+        if isinstance(name, Measure):
+            whole[name.name] = name
         elif not isinstance(name, str):
             whole[getattr(name, "__name__", type(name).__name__)] = name
         elif name in evidence.CUT_MEASURES:
@@ -135,13 +133,13 @@ def own_code(name: str, *, allow_code: bool = False) -> Any:
     except Exception as error:
         raise StudyError(
             f"{name} ending in {type(error).__name__}: {error}",
-            "python:MODULE:FUNCTION of a method, a measure or a Card",
+            "python:MODULE:FUNCTION of a method, a measure or a Measure",
             "import it in Python to see where it fails",
         ) from error
     finally:
         sys.path.remove(str(Path.cwd()))
-    if not callable(found) and not isinstance(found, Card):
-        raise StudyError(f"{name}, a {type(found).__name__}", "a function or a Card", "name one")
+    if not callable(found) and not isinstance(found, Measure):
+        raise StudyError(f"{name}, a {type(found).__name__}", "a function or a Measure", "name one")
     return found
 
 
@@ -150,7 +148,7 @@ def run(
     tiers: Sequence[str] = ("a",),
     *,
     methods: Sequence[str | MethodFunction] = DEFAULT_METHODS,
-    measures: Sequence[str | Card | MapMeasure] = DEFAULT_MEASURES,
+    measures: Sequence[str | Measure[MapMeasure] | MapMeasure] = DEFAULT_MEASURES,
     layers: Sequence[str] | None = None,
     fills: Sequence[str] = evidence.FILLS,
     scenes: int | None = None,

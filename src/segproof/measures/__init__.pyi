@@ -1,17 +1,8 @@
 from .case import (
-    Card as Card,
     HeatmapCase as HeatmapCase,
-    MapMeasure as MapMeasure,
     Undefined as Undefined,
 )
-from .map_measures import (
-    MAP_MEASURES as MAP_MEASURES,
-)
 from .pictures import (
-    BOUNDARY as BOUNDARY,
-    MEASURES as MEASURES,
-    Measure as Measure,
-    MeasureInfo as MeasureInfo,
     boundary_f as boundary_f,
     boundary_f_prediction as boundary_f_prediction,
     certainty as certainty,
@@ -24,6 +15,18 @@ from .pictures import (
     iou_prediction as iou_prediction,
     kept as kept,
     measured as measured,
+)
+from .records import (
+    BOUNDARY as BOUNDARY,
+    MAP_MEASURES as MAP_MEASURES,
+    MEASURES as MEASURES,
+    CutFunction as CutFunction,
+    MapMeasure as MapMeasure,
+    Measure as Measure,
+    PictureMeasure as PictureMeasure,
+    all_measures as all_measures,
+    describe_measure as describe_measure,
+    headline as headline,
 )
 from .robustness import (
     alike as alike,

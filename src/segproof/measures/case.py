@@ -1,18 +1,19 @@
-"""Measures of a heatmap as a whole: what one is given, what it says of itself, when it has none."""
+"""Holds what a measure of a whole heatmap is given, and says when it has no number."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
+import torch
 from torch import Tensor
 
+from segproof.errors import DataError
 from segproof.explain import Capture
 from segproof.models import SegmentationModel
 from segproof.perturb import FillFunction
 
-__all__ = ["Card", "HeatmapCase", "MapMeasure", "Undefined"]
+__all__ = ["HeatmapCase", "Undefined", "lit"]
 
 
 class Undefined(Exception):  # noqa: N818 - a result without a number, not an error
@@ -38,23 +39,23 @@ class HeatmapCase:
     seed: int = 0
 
 
-MapMeasure = Callable[[HeatmapCase], float]
+def lit(case: HeatmapCase, *, anywhere: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """S in float64, 0 outside V, with R and V, all [H, W]; `anywhere`: R may be empty.
 
-
-@dataclass(frozen=True)
-class Card:
-    """A measure of heatmaps with what is to be known before it is believed.
-
-    `better` is its direction, `low` and `high` its range, `unit` what it is counted in; `source` a
-    key of docs/references.bib; `forwards` what one case costs, in words or as a number; `failure`
-    the known way in which it misleads.
+    Raises:
+        Undefined: a flat map, no region.
+        DataError: a heatmap of another size.
     """
-
-    function: MapMeasure
-    better: Literal["higher", "lower", "neither"]
-    low: float
-    high: float
-    unit: str
-    source: str
-    forwards: str
-    failure: str
+    region, valid = case.seen.bound.region[0], case.seen.bound.valid[0]
+    if case.heatmap.shape != region.shape:
+        raise DataError(
+            f"a heatmap {tuple(case.heatmap.shape)}",
+            f"{tuple(region.shape)}, as the picture",
+            "give Explanation.heatmap()",
+        )
+    heat = torch.where(valid, case.heatmap.to(valid.device).double(), 0.0)
+    if not bool(heat.any()):
+        raise Undefined("flat map")
+    if not anywhere and not bool(region.any()):
+        raise Undefined("no region")
+    return heat, region, valid

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from segproof.errors import ModelError, SegproofError
 from segproof.explain import Target
-from segproof.measures.case import Card, HeatmapCase, Undefined
+from segproof.measures.case import HeatmapCase, Undefined
 from segproof.measures.pictures import confidence
 from segproof.models import SegmentationModel, all_finite, evaluating, probabilities
 from segproof.perturb import (
@@ -34,7 +34,6 @@ from segproof.perturb import (
 )
 
 __all__ = [
-    "CARDS",
     "Curve",
     "context_curve",
     "context_need",
@@ -263,7 +262,7 @@ def _softly(case: HeatmapCase) -> tuple[Tensor, Tensor]:
     before = probabilities(case.seen.logits, bound.activation)[0, c][valid].double()
     if not bool(before.sum() > 0):
         raise Undefined("nothing predicted")
-    [after] = (p[0, c][valid].double() for p in _shown(case, [mixed]))
+    [after] = (p[0, c][valid].double() for p in forward_perturbed(case, [mixed]))
     return before, after
 
 
@@ -353,12 +352,12 @@ def _confidences(case: HeatmapCase, pictures: Iterable[Tensor]) -> list[float]:
     """Confidence on R of pictures [B, H, W], in order."""
     bound = case.seen.bound
     found: list[float] = []
-    for p in _shown(case, pictures):
+    for p in forward_perturbed(case, pictures):
         found += confidence(p, bound).tolist()
     return found
 
 
-def _shown(case: HeatmapCase, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+def forward_perturbed(case: HeatmapCase, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
     """Probabilities [n, K, H, W] of pictures that are made and shown a batch at a time."""
     for part in _chunks(pictures, case.seen.batch):
         with torch.inference_mode(), evaluating(case.model):
@@ -378,114 +377,3 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while part := list(islice(rest, size)):
         yield part
-
-
-CARDS: Final[dict[str, Card]] = {
-    "deletion": Card(
-        deletion,
-        "lower",
-        0.0,
-        1.0,
-        "mean confidence",
-        "petsiuk2018rise",
-        "20",
-        "Removing the object itself is trivial: a map of the region wins; read deletion_outside "
-        "beside it, and check that the fill does not leak.",
-    ),
-    "insertion": Card(
-        insertion,
-        "higher",
-        0.0,
-        1.0,
-        "mean confidence",
-        "petsiuk2018rise",
-        "20",
-        "A scatter of shown pixels is no picture that the network was trained on: a compact map "
-        "can win over a truer one that is spread out.",
-    ),
-    "deletion_outside": Card(
-        deletion_outside,
-        "lower",
-        0.0,
-        1.0,
-        "mean confidence",
-        "petsiuk2018rise",
-        "20",
-        "Where the network needs no context all maps have the same high value, and the differences "
-        "are noise; a map that is 0 outside the region is ordered by chance.",
-    ),
-    "insertion_outside": Card(
-        insertion_outside,
-        "higher",
-        0.0,
-        1.0,
-        "mean confidence",
-        "petsiuk2018rise",
-        "20",
-        "Where the region alone is enough all maps have the same high value; a map that is 0 "
-        "outside the region is ordered by chance.",
-    ),
-    "road_morf": Card(
-        road_morf,
-        "lower",
-        0.0,
-        1.0,
-        "mean confidence",
-        "rong2022road",
-        "9, and 9 linear systems",
-        "A region that is removed whole is imputed smoothly and may still be seen by its outline: "
-        "on a trained roof network a random map beat Grad-CAM and the prediction itself.",
-    ),
-    "road_lerf": Card(
-        road_lerf,
-        "higher",
-        0.0,
-        1.0,
-        "mean confidence",
-        "rong2022road",
-        "9, and 9 linear systems",
-        "It says little of what is hottest: any map that is low far from the object does well.",
-    ),
-    "road": Card(
-        road,
-        "higher",
-        -1.0,
-        1.0,
-        "difference of mean confidences",
-        "rong2022road",
-        "18, and 18 linear systems",
-        "A map of the region alone does well in both of its parts, whatever the network looks at.",
-    ),
-    "context_need": Card(
-        context_need,
-        "neither",
-        0.0,
-        float(RADII[-1]),
-        "px",
-        "hoyer2019grid",
-        "7",
-        "It does not depend on the heatmap: it describes network and picture, the same for all "
-        "maps of a target; under a fill that leaks it is 0.",
-    ),
-    "preserved": Card(
-        preserved,
-        "higher",
-        0.0,
-        1.0,
-        "share of the clean prediction",
-        "mullan2023kernelweighted",
-        "1",
-        "A map that is 1 everywhere has the highest value: read the map's area beside it.",
-    ),
-    "excess": Card(
-        excess,
-        "lower",
-        0.0,
-        math.inf,
-        "share of the clean prediction",
-        "mullan2023kernelweighted",
-        "1",
-        "A map that is 1 everywhere, or a prediction that vanishes, has no excess: read preserved "
-        "beside it.",
-    ),
-}

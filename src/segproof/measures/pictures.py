@@ -8,10 +8,10 @@ undefined.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -22,10 +22,6 @@ from segproof.explain import BoundTarget, hard_mask
 from segproof.perturb import dilate
 
 __all__ = [
-    "BOUNDARY",
-    "MEASURES",
-    "Measure",
-    "MeasureInfo",
     "boundary_f",
     "boundary_f_prediction",
     "certainty",
@@ -39,8 +35,6 @@ __all__ = [
     "kept",
     "measured",
 ]
-
-Measure = Callable[[Tensor, BoundTarget, Tensor | None], Tensor]
 
 NEAR: Final = 3  # px between outlines that count as one
 
@@ -219,34 +213,6 @@ class _Reading:
     @staticmethod
     def _joined(parts: Iterable[Tensor]) -> Tensor:
         return torch.cat(list(parts))
-
-
-@dataclass(frozen=True)
-class MeasureInfo:
-    """A measure with its direction on M1 (region removed) to M3, its range and its unit."""
-
-    function: Measure
-    better: Literal["higher", "lower"]
-    low: float
-    high: float
-    unit: str
-
-
-MEASURES: Final[dict[str, MeasureInfo]] = {
-    "confidence": MeasureInfo(confidence, "higher", 0.0, 1.0, "probability"),
-    "entropy": MeasureInfo(entropy, "lower", 0.0, 1.0, "share of the maximum"),
-    "kept": MeasureInfo(kept, "higher", 0.0, 1.0, "share of R"),
-    "certainty": MeasureInfo(certainty, "higher", 0.0, 1.0, "share of R"),
-    "iou": MeasureInfo(iou, "higher", 0.0, 1.0, "ratio"),
-    "iou_prediction": MeasureInfo(iou_prediction, "higher", 0.0, 1.0, "ratio"),
-    "dice": MeasureInfo(dice, "higher", 0.0, 1.0, "ratio"),
-}
-
-# Twentieths of a forward each, so a study makes them where it is asked to.
-BOUNDARY: Final[dict[str, MeasureInfo]] = {
-    "boundary_f": MeasureInfo(boundary_f, "higher", 0.0, 1.0, "ratio"),
-    "boundary_f_prediction": MeasureInfo(boundary_f_prediction, "higher", 0.0, 1.0, "ratio"),
-}
 
 
 def _boundary_f(mask: Tensor, other: Tensor, valid: Tensor) -> Tensor:

@@ -1,5 +1,4 @@
-"""Measures of a heatmap as a whole: where its heat lies, how it holds under changes of picture,
-network and class.
+"""Measures how a heatmap holds under changes of the picture, the network and the class.
 
 S is the heatmap, R the region, V the valid pixels of the case; pixels outside V count nowhere. What
 explains again does so for the target that was bound on the clean picture: only what the measure
@@ -10,136 +9,37 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor, nn
 
-from segproof.errors import DataError
 from segproof.explain import FLAT, SYMMETRIES, BoundTarget, Explanation, FixedTarget, observe
-from segproof.measures.case import Card, HeatmapCase, Undefined
+from segproof.measures.case import HeatmapCase, Undefined, lit
 from segproof.models import SegmentationModel, WrongSizeError, evaluating
-from segproof.perturb import dilate, rank_pixels, seeded
+from segproof.perturb import seeded
 
 __all__ = [
-    "CARDS",
     "alike",
-    "effective_area",
     "equivariance",
-    "gini",
     "infidelity",
     "max_sensitivity",
     "overlap_consistency",
-    "pointing_game",
     "random_class",
     "randomisation_bottom_up",
     "randomisation_top_down",
-    "relevance_mass",
-    "relevance_rank",
-    "ring_profile",
-    "ring_share",
     "shift_equivariance",
 ]
 
-NEAR: Final = 16  # px around R that are its surroundings: 4.8 m at 0.3 m, a roof's own shadow
 PERTURBATIONS: Final = 8
 RADIUS: Final = 0.02  # of the value range: 5 of 255 grey levels
 PATCHES: Final = 64  # as many as cover the picture once
 STAGES: Final = 5
 
 Edit = Callable[[Tensor], Tensor]
-
-
-# --- places and shape ---------------------------------------------------------------------------
-def pointing_game(case: HeatmapCase, *, tolerance: int = 0) -> float:
-    """1 if the highest pixel of S lies in R, or at most `tolerance` px beside it, else 0.
-
-    Equal highest pixels are drawn from in a seeded order (zhang2018excitation; theirs is 15 px).
-    """
-    heat, region, valid = _lit(case)
-    first = rank_pixels(heat, valid, seeded("ties", case.seed)) == 0
-    return float((dilate(region, tolerance) & first).any())
-
-
-def relevance_mass(case: HeatmapCase) -> float:
-    """Sum of S over R / sum of S over V, 0-1 (arras2022clevr)."""
-    heat, region, valid = _lit(case)
-    return float(heat[region].sum() / heat[valid].sum())
-
-
-def relevance_rank(case: HeatmapCase) -> float:
-    """Share of the |R| highest pixels of S that lie in R, 0-1 (arras2022clevr).
-
-    Equal pixels come in a seeded order.
-    """
-    heat, region, valid = _lit(case)
-    count = int(region.sum())
-    highest = rank_pixels(heat, valid, seeded("ties", case.seed)) < count
-    return float((highest & region).sum()) / count
-
-
-def ring_profile(case: HeatmapCase, *, width: float = 4.0) -> list[tuple[float, float]]:
-    """Mean of S in rings around the outline of R: (distance of the ring's middle in px, mean).
-
-    The distance of a pixel is the Euclidean one to the nearest pixel of R; inside R it is negative,
-    to the nearest pixel that is not in R. Rings are (k width, (k + 1) width], empty ones left out,
-    from the innermost to the outermost.
-
-    Raises:
-        Undefined: a flat map, no region, a region that is the whole picture.
-    """
-    heat, region, valid = _lit(case)
-    distance = _distance(region)
-    ring = torch.where(distance > 0, (distance / width).ceil() - 1, (distance / width).floor())
-    first = int(ring[valid].min())
-    place = ring[valid].long() - first
-    counts, sums = place.bincount(), place.bincount(weights=heat[valid])
-    return [
-        ((first + k + 0.5) * width, float(sums[k] / count))
-        for k, count in enumerate(counts.tolist())
-        if count
-    ]
-
-
-def ring_share(case: HeatmapCase, *, width: float = NEAR) -> float:
-    """Share of the sum of S outside R, at most `width` px (Euclidean) from it, 0-1: heat on context
-    (after hoyer2019grid).
-
-    Raises:
-        Undefined: a flat map, no region, no valid pixel so near to it.
-    """
-    heat, region, valid = _lit(case)
-    distance = _distance(region)
-    near = (distance > 0) & (distance <= width) & valid
-    if not bool(near.any()):
-        raise Undefined("no surroundings")
-    return float(heat[near].sum() / heat[valid].sum())
-
-
-def gini(case: HeatmapCase) -> float:
-    """Gini index of S over V: 1 - 2 sum_k s_k / sum(s) * (n - k + 1/2) / n, s_1 ... s_n rising.
-
-    0 = all pixels alike, 1 - 1/n = one pixel (hurley2009sparsity, chalasani2020concise).
-    """
-    heat, _, valid = _lit(case, anywhere=True)
-    rising = heat[valid].sort().values
-    n = len(rising)
-    place = torch.arange(1, n + 1, device=rising.device)
-    return float(1 - 2 * (rising / rising.sum() * (n - place + 0.5) / n).sum())
-
-
-def effective_area(case: HeatmapCase) -> float:
-    """exp(entropy of S / sum(S)) / |V|: the share of V that as much heat would fill evenly, 0-1
-    (roy2007effective).
-    """
-    heat, _, valid = _lit(case, anywhere=True)
-    share = heat[valid] / heat[valid].sum()
-    return float(torch.special.entr(share).sum().exp() / len(share))
 
 
 # --- robustness ---------------------------------------------------------------------------------
@@ -154,7 +54,7 @@ def max_sensitivity(
     Raises:
         Undefined: a control, a flat map of x or of any x'.
     """
-    heat, _, valid = _lit(case, anywhere=True)
+    heat, _, valid = lit(case, anywhere=True)
     images = case.seen.images
     pixels = images[0][:, valid]
     low, high = (edge[:, None, None] for edge in (pixels.amin(dim=1), pixels.amax(dim=1)))
@@ -180,7 +80,7 @@ def infidelity(case: HeatmapCase, *, patches: int = PATCHES) -> float:
     Raises:
         Undefined: a flat map, no region, squares that never change Y.
     """
-    heat, _, valid = _lit(case)
+    heat, _, valid = lit(case)
     height, width = heat.shape
     side = max(1, min(height, width) // 8)
     generator = seeded("infidelity", case.seed)
@@ -242,7 +142,7 @@ def random_class(case: HeatmapCase) -> float:
     Raises:
         Undefined: a control, no region, a flat map of either class.
     """
-    heat, _, valid = _lit(case)
+    heat, _, valid = lit(case)
     bound, model = case.seen.bound, case.model
     others = [k for k in range(len(model.classes)) if k != bound.class_index]
     drawn = torch.randint(len(others), (1,), generator=seeded("random_class", case.seed))
@@ -267,7 +167,7 @@ def equivariance(case: HeatmapCase) -> float:
     Raises:
         Undefined: a control, any flat map.
     """
-    heat, _, valid = _lit(case, anywhere=True)
+    heat, _, valid = lit(case, anywhere=True)
     square = heat.shape[0] == heat.shape[1]
     found = []
     for turn in SYMMETRIES[1:] if square else SYMMETRIES[1:4]:
@@ -288,7 +188,7 @@ def shift_equivariance(case: HeatmapCase, *, pixels: int | None = None) -> float
         Undefined: a control, any flat map, an R that is moved out of the picture, a picture no
             larger than the shift.
     """
-    heat, _, valid = _lit(case, anywhere=True)
+    heat, _, valid = lit(case, anywhere=True)
     step = case.model.stride if pixels is None else pixels
     if not 0 < step < min(heat.shape):
         raise Undefined("too small a picture for a shift")
@@ -317,7 +217,7 @@ def overlap_consistency(case: HeatmapCase) -> float:
         Undefined: a control, a flat map, a window without R, a picture too small for two windows, a
             network that takes pictures of one size only.
     """
-    _lit(case)
+    lit(case)
     bound, images = case.seen.bound, case.seen.images
     (height, lower), (width, right) = (
         _window(side, case.model.stride) for side in images.shape[2:]
@@ -371,23 +271,6 @@ def _cut(image: Tensor, window: Any) -> Tensor:
 
 
 # --- what they share ----------------------------------------------------------------------------
-def _lit(case: HeatmapCase, *, anywhere: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """S in float64, 0 outside V, with R and V, all [H, W]; `anywhere`: R may be empty."""
-    region, valid = case.seen.bound.region[0], case.seen.bound.valid[0]
-    if case.heatmap.shape != region.shape:
-        raise DataError(
-            f"a heatmap {tuple(case.heatmap.shape)}",
-            f"{tuple(region.shape)}, as the picture",
-            "give Explanation.heatmap()",
-        )
-    heat = torch.where(valid, case.heatmap.to(valid.device).double(), 0.0)
-    if not bool(heat.any()):
-        raise Undefined("flat map")
-    if not anywhere and not bool(region.any()):
-        raise Undefined("no region")
-    return heat, region, valid
-
-
 def _again(
     case: HeatmapCase,
     images: Tensor,
@@ -410,15 +293,6 @@ def _again(
     if not bool(heat.any()):
         raise Undefined("flat map")
     return heat
-
-
-def _distance(region: Tensor) -> Tensor:
-    """Euclidean distance in px of each pixel to R, float64 [H, W]; inside R below 0."""
-    mask = region.cpu().numpy()
-    if mask.all():
-        raise Undefined("no surroundings")
-    distance = ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask)
-    return torch.from_numpy(distance).to(region.device)
 
 
 def _pearson(first: Tensor, second: Tensor) -> float:
@@ -458,7 +332,7 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def _randomisation(case: HeatmapCase, stages: int, start: Literal["input", "output"]) -> float:
-    heat, _, valid = _lit(case)
+    heat, _, valid = lit(case)
     if case.again is None:
         raise Undefined("a control has no method")
     with torch.inference_mode(mode=False):
@@ -540,157 +414,3 @@ def _reset(module: nn.Module, generator: torch.Generator) -> None:
             noise = torch.randn(value.shape, dtype=torch.float64)
             spread = value.double().std(correction=0)
             value.copy_(value.double().mean() + spread * noise)
-
-
-_AGAIN: Final = "re-explanation"  # a forward, a backward, and what the method itself shows
-
-CARDS: Final[dict[str, Card]] = {
-    "pointing_game": Card(
-        pointing_game,
-        "higher",
-        0.0,
-        1.0,
-        "hit",
-        "zhang2018excitation",
-        "0",
-        "Sees one pixel, and rewards a map of the prediction, whatever the network used.",
-    ),
-    "relevance_mass": Card(
-        relevance_mass,
-        "higher",
-        0.0,
-        1.0,
-        "share of heat",
-        "arras2022clevr",
-        "0",
-        "Rewards a map of the prediction, whatever the network used, and punishes true heat on"
-        " evidence outside the region.",
-    ),
-    "relevance_rank": Card(
-        relevance_rank,
-        "higher",
-        0.0,
-        1.0,
-        "share of pixels",
-        "arras2022clevr",
-        "0",
-        "Rewards a map of the prediction, whatever the network used, and is high by chance where"
-        " the region is large.",
-    ),
-    "ring_share": Card(
-        ring_share,
-        "neither",
-        0.0,
-        1.0,
-        "share of heat",
-        "hoyer2019grid",
-        "0",
-        "The blur of a coarse layer's map spills over the outline and looks like heat on context.",
-    ),
-    "gini": Card(
-        gini,
-        "higher",
-        0.0,
-        1.0,
-        "index",
-        "chalasani2020concise",
-        "0",
-        "Says nothing of truth: one pixel at random is as concise as a map can be.",
-    ),
-    "effective_area": Card(
-        effective_area,
-        "neither",
-        0.0,
-        1.0,
-        "share of pixels",
-        "roy2007effective",
-        "0",
-        "Says nothing of truth, and a layer's resolution sets how small it can be.",
-    ),
-    "max_sensitivity": Card(
-        max_sensitivity,
-        "lower",
-        0.0,
-        math.inf,
-        "ratio",
-        "yeh2019infidelity",
-        f"{PERTURBATIONS} x {_AGAIN}",
-        "A map that ignores the network does not move at all; few draws miss the worst case.",
-    ),
-    "infidelity": Card(
-        infidelity,
-        "lower",
-        0.0,
-        1.0,
-        "share of dY squared",
-        "yeh2019infidelity",
-        str(PATCHES),
-        "Takes either sign, so that heat on what speaks against the class counts as well, and a"
-        " fill that leaks misleads it.",
-    ),
-    "randomisation_top_down": Card(
-        randomisation_top_down,
-        "lower",
-        -1.0,
-        1.0,
-        "Spearman",
-        "adebayo2018sanity",
-        f"1 + {STAGES} x {_AGAIN}",
-        "A map of noise passes, and skip connections that carry the picture's edges keep even a"
-        " faithful map alike.",
-    ),
-    "randomisation_bottom_up": Card(
-        randomisation_bottom_up,
-        "lower",
-        -1.0,
-        1.0,
-        "Spearman",
-        "adebayo2018sanity",
-        f"1 + {STAGES} x {_AGAIN}",
-        "A map of noise passes, and the first step alone changes all that follows.",
-    ),
-    "random_class": Card(
-        random_class,
-        "lower",
-        -1.0,
-        1.0,
-        "Spearman",
-        "adebayo2018sanity",
-        _AGAIN,
-        "Two classes that the network tells by the same pixels have like maps that are both right;"
-        " with two classes the other map is little more than the negative.",
-    ),
-    "equivariance": Card(
-        equivariance,
-        "higher",
-        -1.0,
-        1.0,
-        "Pearson",
-        "crabbe2023evaluating",
-        f"7 x {_AGAIN}",
-        "Blames the map for what the network does: one that reads a turned picture otherwise should"
-        " have another map.",
-    ),
-    "shift_equivariance": Card(
-        shift_equivariance,
-        "higher",
-        -1.0,
-        1.0,
-        "Pearson",
-        "crabbe2023evaluating",
-        f"4 x {_AGAIN}",
-        "A shift by whole strides hides what the grid does to the map, and what leaves the picture"
-        " may have mattered.",
-    ),
-    "overlap_consistency": Card(
-        overlap_consistency,
-        "higher",
-        -1.0,
-        1.0,
-        "Pearson",
-        "huang2018tiling",
-        f"2 x {_AGAIN}",
-        "A network that truly uses what only one window holds should have two maps, and is punished"
-        " for it.",
-    ),
-}

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape as escape_markup
@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 
 from segproof.analysis import VALID_DROP, Analysis, RunComparison
 from segproof.errors import printable
-from segproof.measures import Card, MeasureInfo, evidence_of
+from segproof.measures import Measure, evidence_of
 from segproof.report.export import study_tables
 from segproof.report.screen import fitted
 from segproof.report.table import DAGGER, DOUBLE_DAGGER, Table
@@ -127,17 +127,14 @@ def print_table(out: Console, table: Table) -> None:
             out.print(f"{sign} {what}", style="dim")
 
 
-def print_cards(out: Console, known: Mapping[str, MeasureInfo | Card]) -> None:
+def print_cards(out: Console, known: Mapping[str, Measure[Any]]) -> None:
     """Print what a person has to know of each measure."""
     for name, card in known.items():
         span = f"{card.low:g} to {card.high:g}"
-        better = "no direction" if card.better == "neither" else f"{card.better} is better"
-        out.print(f"[bold]{name}[/]  {span} {escape(card.unit)}, {better}")
-        if isinstance(card, Card):
-            said = (card.function.__doc__ or "").strip().splitlines()[0]
-            out.print(f"  {escape(said)}")
-            out.print(f"  costs {escape(card.forwards)}; source {card.source or 'this project'}")
-            out.print(f"  misleads: {escape(card.failure)}", style="dim")
+        out.print(f"[bold]{name}[/]  {span} {escape(card.unit)}, {card.direction}")
+        out.print(f"  {escape(card.meaning)}")
+        out.print(f"  costs {escape(card.forwards)}; source {card.source or 'this project'}")
+        out.print(f"  misleads: {escape(card.failure)}", style="dim")
         for label, key, kind in TESTED.get(name, (("", name, "map"),)):
             found = [f"tier {c['tier']} {c['tau']:.2f}" for c in evidence_of(key, kind)]
             if found:

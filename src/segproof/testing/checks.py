@@ -35,7 +35,7 @@ from segproof.explain import (
     normalise,
     resolve_method,
 )
-from segproof.measures import MEASURES, Measure
+from segproof.measures import MEASURES, PictureMeasure
 from segproof.models import Activation, SegmentationModel, evaluating, probabilities, unit_range
 from segproof.perturb import FILLS, FillContext, FillFunction, make_fill, seeded
 from segproof.testing.sideeffects import FACTS, changes, facts, unsettle
@@ -644,7 +644,7 @@ def check_memory(method: MethodFunction | str, *, maps: int = 200, limit_mb: flo
 
 # --- measures -------------------------------------------------------------------------------------
 def check_measure(
-    measure: Measure | str,
+    measure: PictureMeasure | str,
     *,
     cases: int = 20,
     seed: int = 0,
@@ -671,7 +671,7 @@ def check_measure(
         info = MEASURES[measure]
         low = info.low if low is None else low
         high = info.high if high is None else high
-        better = better or info.better
+        better = better or (None if info.better == "neither" else info.better)
         # an overlap counts what appears anywhere
         reads = "everywhere" if measure in ("iou", "iou_prediction", "dice") else reads
         called = info.function
@@ -742,7 +742,7 @@ def _far(one: Tensor, other: Tensor) -> float:
     return float((one - other).nan_to_num(0.0).abs().max())
 
 
-def _measure_shape(measure: Measure, numbers: range) -> str:
+def _measure_shape(measure: PictureMeasure, numbers: range) -> str:
     for case in numbers:
         p, bound, truth = _measured(case)
         for given, target in ((p, bound), (p.float(), bound), (p.float(), bound.picture(0))):
@@ -755,7 +755,7 @@ def _measure_shape(measure: Measure, numbers: range) -> str:
     return f"float64 [N] in {len(numbers)} cases, also for float32 probabilities"
 
 
-def _measure_repeat(measure: Measure, numbers: range) -> str:
+def _measure_repeat(measure: PictureMeasure, numbers: range) -> str:
     for case in numbers:
         p, bound, truth = _measured(case)
         _require(
@@ -765,7 +765,7 @@ def _measure_repeat(measure: Measure, numbers: range) -> str:
     return f"two calls agree bit for bit in {len(numbers)} cases"
 
 
-def _measure_batch(measure: Measure, numbers: range) -> str:
+def _measure_batch(measure: PictureMeasure, numbers: range) -> str:
     """Pictures with a target each, and variants of one picture under its one target."""
     worst = 0.0
     for case in numbers:
@@ -782,7 +782,7 @@ def _measure_batch(measure: Measure, numbers: range) -> str:
     return f"a batch is its pictures one by one, to {worst:.0e} in {len(numbers)} cases"
 
 
-def _measure_range(measure: Measure, numbers: range, low: float, high: float) -> str:
+def _measure_range(measure: PictureMeasure, numbers: range, low: float, high: float) -> str:
     least, most = math.inf, -math.inf
     for case in numbers:
         p, bound, truth = _measured(case)
@@ -804,7 +804,7 @@ def _measure_range(measure: Measure, numbers: range, low: float, high: float) ->
     return f"{found_range}, within {low:g} to {high:g}"
 
 
-def _measure_direction(measure: Measure, better: Literal["higher", "lower"]) -> str:
+def _measure_direction(measure: PictureMeasure, better: Literal["higher", "lower"]) -> str:
     """All of R seen surely; half of it, unsurely. Truth and prediction are R."""
     region = torch.zeros(1, 4, 4, dtype=torch.bool)
     region[:, 1:3] = True
@@ -824,7 +824,7 @@ def _measure_direction(measure: Measure, better: Literal["higher", "lower"]) -> 
     return f"{better} where R is seen surely ({sure:.3g}) than where half of it is ({unsure:.3g})"
 
 
-def _measure_outside(measure: Measure, numbers: range, reads: str) -> str:
+def _measure_outside(measure: PictureMeasure, numbers: range, reads: str) -> str:
     worst, where = 0.0, "R" if reads == "region" else "the valid pixels"
     for case in numbers:
         p, bound, truth = _measured(case)
@@ -835,7 +835,7 @@ def _measure_outside(measure: Measure, numbers: range, reads: str) -> str:
     return f"what happens outside {where} does not matter, in {len(numbers)} cases"
 
 
-def _measure_undefined(measure: Measure, numbers: range, undefined: Collection[str]) -> str:
+def _measure_undefined(measure: PictureMeasure, numbers: range, undefined: Collection[str]) -> str:
     for case in numbers:
         p, bound, truth = _measured(case)
         found = measure(p, bound, truth)
@@ -859,7 +859,7 @@ def _measure_undefined(measure: Measure, numbers: range, undefined: Collection[s
     return f"NaN for {', '.join(undefined) or 'nothing'}, a number elsewhere"
 
 
-def _measure_untouched(measure: Measure, numbers: range) -> str:
+def _measure_untouched(measure: PictureMeasure, numbers: range) -> str:
     for case in numbers:
         p, bound, truth = _measured(case)
         given = [p, truth, bound.weights, bound.region, bound.prediction, bound.valid]
