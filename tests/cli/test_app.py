@@ -24,8 +24,6 @@ from PIL import Image
 
 from segproof.cli import app as cli, running
 from segproof.data.scenes import write_scenes
-from segproof.measures import MAP_MEASURES
-from segproof.measures.records import BOUNDARY, MEASURES
 from segproof.models.loaders.load import demo_model_spec, save_model
 from segproof.perturb.records import FILLS
 
@@ -339,27 +337,6 @@ def test_flags_of_regions_reach_the_study(run: Run, tiles: Path, tmp_path: Path)
     assert manifest["outline"] == {"name": "roughen 2", "grow": 0, "roughen": 2}
     for flag in ("--soft", "--boundary", "--roughen 2", "--outline fixed"):
         assert flag in manifest["command"]
-
-
-def test_measures_have_evidence_cards(run: Run) -> None:
-    code, out, _ = run("measures")
-    assert code == 0
-    known = [*MEASURES, *BOUNDARY, *MAP_MEASURES]
-    assert len(known) == len(set(known)) >= 25
-    for name in known:
-        assert f"{name}  " in out
-    assert out.count("misleads:") == len(MAP_MEASURES)
-    code, out, _ = run("measures", "deletion")
-    assert code == 0
-    assert "lower is better" in out
-    assert "petsiuk2018rise" in out
-    assert "insertion  " not in out
-    keys = re.findall(r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text(), re.M)
-    assert len(keys) == len(set(keys))
-    for name, card in MAP_MEASURES.items():
-        assert card.source in ("", *keys), name
-        assert card.failure.strip(), name
-        assert card.low < card.high, name
 
 
 def test_failed_tiles_change_the_exit_code(run: Run, tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ def test_the_first_help_loads_no_command(words: tuple[str, ...]) -> None:
     assert "pydantic" not in names
 
 
+@pytest.mark.parametrize("words", [("measures",), ("measures", "contrast")])
+def test_measures_load_no_torch(words: tuple[str, ...]) -> None:
+    assert loaded_by(*words).isdisjoint(HEAVY)
+
+
 def test_status_loads_neither_torch_nor_the_tables(tmp_path: Path) -> None:
     with RunStore(tmp_path, {"weights": "w"}) as store:
         store.put(count=3, began=0.0, settings={"model": "m", "data": "d", "class": "b"})

@@ -162,7 +162,7 @@ COMMANDS: Final = {
         loads="of the run",
     ),
     "measures": Command(
-        "segproof.cli.evidence:measures",
+        "segproof.cli.measures:measures",
         CHECK,
         "List the measures, or describe one in full.\n\n"
         "The description says what the measure means, which values it takes, which ones are"
