@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from segproof.explain import Preset
 
 __all__ = [
+    "HEADLINE_MEASURES",
     "JOINED",
     "KEYS",
-    "MEASURES",
     "REMOVING",
     "SHORT",
     "definition_of",
@@ -32,7 +32,8 @@ SHORT: Final = {
     "highlighted_and_target": "M3",
 }
 JOINED = "contrast"  # M2 - M1: M1 cannot see a part missing, M2 ties poor maps
-MEASURES = ("M1", "M2", "M3", "iou_drop", JOINED)
+# the headline measures in the order of every table
+HEADLINE_MEASURES = ("M1", "M2", "M3", "iou_drop", JOINED)
 REMOVING = ("M1", "iou_drop", JOINED)  # under a fill that is not valid they measure outlines
 KEYS = ["layer", "method", "binarisation", "level", "strategy", "reference", "fill"]
 
@@ -69,13 +70,13 @@ def measure_of(strategy: str, preset: Preset = "strict") -> tuple[str, bool]:
 def definition_of(measure: str, preset: Preset) -> tuple[str, str, bool]:
     """Strategy, column and direction (higher is better) of a headline measure."""
     if measure == "iou_drop":
-        return "background_only", "iou_drop", True
+        return "background_only", "iou_drop", higher_is_better(measure, preset)
     if measure == JOINED:
-        return "highlighted_only", JOINED, True
+        return "highlighted_only", JOINED, higher_is_better(measure, preset)
     strategy = next(name for name, short in SHORT.items() if short == measure)
     return strategy, *measure_of(strategy, preset)
 
 
 def higher_is_better(measure: str, preset: Preset = "strict") -> bool:
     """Direction of a headline measure: M1, M2, M3, iou_drop or contrast."""
-    return definition_of(measure, preset)[2]
+    return headline(preset)[measure].better == "higher"
