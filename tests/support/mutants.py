@@ -784,13 +784,13 @@ MUTANTS: list[Mutant] = [
             "drawn[:, left:right, top:bottom] = True",
             "X goes right, Y down",
         ),
-        ("drawn[:, y, x] = True", "found[:, y - 1, x] = True", "points are where they are said"),
+        ("drawn[:, y, x] = True", "drawn[:, y - 1, x] = True", "points are where they are said"),
         (
             "return logits[:, index] - logits[:, self.rival]",
             "return logits[:, self.rival] - logits[:, index]",
             "the rival is subtracted",
         ),
-        ("return found & valid", "return found", "boxes and points hold valid pixels only"),
+        ("return drawn & valid", "return drawn", "boxes and points hold valid pixels only"),
         (
             "labelled = prediction if truth is None else truth & valid",
             "labelled = prediction if truth is None else truth",

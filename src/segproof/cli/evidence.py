@@ -16,14 +16,14 @@ from segproof.cli.console import OK, Switch, out, progress
 from segproof.cli.options import listed
 from segproof.data import FolderDataset
 from segproof.errors import UnknownNameError
-from segproof.evidence import CUT_MEASURES, FILLS as EVIDENCE_FILLS, Evidence, run as benchmark
+from segproof.evidence import CUT_MEASURES, TRIED_FILLS, Evidence, run as benchmark
 from segproof.models import keep_blocks
 from segproof.perturb import FILLS
 from segproof.report import escape
 
 _METHODS: Final = ",".join(benchmark.DEFAULT_METHODS)
 _MEASURES: Final = ",".join(benchmark.DEFAULT_MEASURES)
-_FILLS: Final = ",".join(EVIDENCE_FILLS)
+_FILLS: Final = ",".join(TRIED_FILLS)
 
 
 def evidence(

@@ -1,4 +1,4 @@
-"""Captures activations and gradients of all chosen layers in one forward and one partial backward.
+"""Records activations and gradients of all chosen layers in one forward and one partial backward.
 
 `rerun` goes on from a layer with other activations.
 """

@@ -1,4 +1,4 @@
-"""Defines what is explained: a class, a region and a scalar, frozen on the clean picture."""
+"""Describes what is explained: a class, a region and a scalar, frozen on the clean picture."""
 
 from __future__ import annotations
 
