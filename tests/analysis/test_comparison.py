@@ -150,7 +150,7 @@ def test_recommend_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str
     text = " ".join(capsys.readouterr().out.split())
     assert "For this model on these 2 tiles" in text
     assert "HiRes-CAM" in text
-    assert "again: segproof study" in text
+    assert "command: segproof study" in text
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     names = [layer["alias"] for layer in manifest["layers"]]
     assert names == ["encoder:5", "decoder:1", "decoder:2", "decoder:3", "decoder:4", "decoder:5"]
