@@ -174,7 +174,7 @@ class WorkerSlot:
                 f"workers that stop before a tile is done ({str(error) or type(error).__name__})",
                 "workers that live",
                 "look at their memory and log; a script that studies with workers needs"
-                " `if __name__ == '__main__':`; the same command goes on from here",
+                " `if __name__ == '__main__':`; the same command continues from here",
             ) from error
         self.end(now=True)
 
@@ -288,8 +288,8 @@ def best_workers(tiles: int) -> int:
     """How many processes share so many tiles on the CPU best: two with half of the threads each, or
     this one alone where tiles are few, threads or memory short, or memory is not known.
 
-    It depends on nothing that changes from one start to the next, so that a run that is gone on
-    with has the same bytes.
+    It depends on nothing that changes from one start to the next, so that a resumed run has the
+    same bytes.
     """
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -367,7 +367,7 @@ def on_dask(address: str) -> list[WorkerSlot]:
             raise StudyError(
                 f"no Dask scheduler at {address} ({error})",
                 "the address that `dask scheduler` prints",
-                "start it, or check --dask; the same command goes on from here",
+                "start it, or check --dask; the same command continues from here",
             ) from error
         executor = DaskExecutor(client)
         return executor, lambda: executor.shutdown(wait=False)
