@@ -1084,8 +1084,8 @@ MUTANTS: list[Mutant] = [
         ),
         ("sign * values", "values", "lower is better for some measures"),
         (
-            "                return\n            found =",
-            "                self.seen += 1\n                continue\n            found =",
+            "                return\n            rows_of_tile =",
+            "                self.seen += 1\n                continue\n            rows_of_tile =",
             "only complete beginnings count",
         ),
     ),

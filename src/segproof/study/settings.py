@@ -1,7 +1,7 @@
 """Describes what a study is asked to do: one immutable model for Python, options and TOML.
 
 Importing this module loads no torch: the command line derives its options from `Settings`. What
-needs the network, the tiles or the lists of names is imported where it is used.
+needs the network or the tiles is imported where it is used.
 """
 
 from __future__ import annotations
