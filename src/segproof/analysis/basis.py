@@ -25,7 +25,7 @@ from segproof.analysis.cells import (
     samples_of,
 )
 from segproof.analysis.names import HEADLINE_MEASURES, JOINED, REMOVING, definition_of
-from segproof.perturb import FILLS, control_id
+from segproof.perturb import CONTROLS, FILLS, control_id
 
 if TYPE_CHECKING:
     from segproof.explain import Preset
@@ -45,6 +45,8 @@ __all__ = [
 
 ALPHA = 0.05
 VALID_DROP = 0.5
+# Controls that a method has to beat before it is believed.
+RIVALS = tuple(name for name, control in CONTROLS.items() if control.rival)
 
 
 @dataclass(frozen=True)
@@ -268,7 +270,7 @@ def _against_controls(basis: Basis) -> pd.DataFrame:
             lines.insert(0, "measure", measure)
             lines.insert(1, "reference", reference)
             lines.insert(2, "fill", fill)
-            for name in ("random", "p_c"):
+            for name in RIVALS:
                 control = block.where((block.keys["method"] == control_id(name)).to_numpy(bool))
                 lines = lines.assign(**_versus(name, ours, control, higher, len(lines)))
             parts.append(lines)

@@ -39,9 +39,9 @@ KEYS = ["layer", "method", "binarisation", "level", "strategy", "reference", "fi
 
 
 def method_label(method: str) -> str:
-    """Name of a method or control as people write it; one without a record keeps its own."""
-    record = METHODS.get(method) or control_of(method)
-    return record.label if record else control_name(method)
+    """Name of a method or control as people write it."""
+    record = control_of(method) or METHODS.get(method)
+    return control_name(method) if record is None else record.label
 
 
 def strategy_label(strategy: str) -> str:
@@ -50,9 +50,9 @@ def strategy_label(strategy: str) -> str:
 
 
 def measure_label(measure: str, preset: Preset = "strict") -> str:
-    """Name of a headline measure with the direction that is better; others keep their own."""
+    """Name of a headline measure with the direction that is better."""
     record = headline(preset).get(measure)
-    return f"{record.label} ({record.direction})" if record else measure
+    return measure if record is None else f"{record.label} ({record.direction})"
 
 
 def measure_of(strategy: str, preset: Preset = "strict") -> tuple[str, bool]:
@@ -63,9 +63,8 @@ def measure_of(strategy: str, preset: Preset = "strict") -> tuple[str, bool]:
     """
     if strategy not in SHORT:
         raise UnknownNameError.of("strategy", strategy, STRATEGIES)
-    third = "entropy" if preset == "paper" else "certainty"
-    column = third if SHORT[strategy] == "M3" else "confidence"
-    return column, higher_is_better(SHORT[strategy], preset)
+    record = headline(preset)[SHORT[strategy]]
+    return record.column, record.better == "higher"
 
 
 def definition_of(measure: str, preset: Preset) -> tuple[str, str, bool]:
