@@ -1,4 +1,4 @@
-"""Fits tables into the width of a terminal: names stay whole, secondary columns go first."""
+"""Cuts tables to the width of a terminal: names stay whole, secondary columns go first."""
 
 from __future__ import annotations
 

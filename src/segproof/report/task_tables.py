@@ -1,4 +1,4 @@
-"""Lays out the tables of the ranking and of tasks 1 to 3 for a reader."""
+"""Makes the tables of the ranking and of tasks 1 to 3 as readers see them."""
 
 from __future__ import annotations
 
