@@ -1,4 +1,4 @@
-"""Two runs side by side: did the evidence for a model's explanations get better or worse?"""
+"""Compares two runs: did the evidence for a model's explanations get better or worse?"""
 
 from __future__ import annotations
 

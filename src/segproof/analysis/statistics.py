@@ -1,4 +1,4 @@
-"""Intervals, paired tests and rank agreement: pure functions on numpy arrays.
+"""Computes intervals, paired tests and rank agreement: pure functions on numpy arrays.
 
 Images are the units: rows of every matrix are images, columns are cells or methods that were
 measured on the same images. A missing number is NaN; it lowers `n` and is never read as 0.

@@ -1,6 +1,4 @@
-"""From a picture to explanations: one capture, all asked methods and layers, heatmaps with a
-status.
-"""
+"""Explains pictures: one capture for all methods and layers, then heatmaps with a status."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""One forward and one partial backward give the activations and gradients of all asked layers;
-`rerun` goes on from a layer with other activations.
+"""Captures activations and gradients of all named layers in one forward and one partial backward;
+`rerun` continues from a layer with other activations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is explained: a class, a region and a scalar, frozen on the clean picture."""
+"""Binds what is explained: a class, a region and a scalar, frozen on the clean picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a perturbed picture's prediction says: one number per picture, never an average of several.
+"""Measures the prediction of a perturbed picture: one number per picture, never an average.
 
 Every measure takes probabilities [N, K, H, W], the bound target (its masks may be [1, H, W] and
 then serve all N pictures) and the truth bool [N or 1, H, W] or None, and returns float64 [N]; NaN =

@@ -248,7 +248,7 @@ def _window(side: int, stride: int) -> tuple[int, int]:
 
 
 def _moved(image: Tensor, down: int, right: int) -> Tensor:
-    """A picture [..., H, W] moved by so many px, its edge repeated; masks and weights end there."""
+    """A picture [..., H, W] moved by `down` and `right` px, its edge repeated; masks end there."""
     height, width = image.shape[-2:]
     rows = torch.arange(height, device=image.device) - down
     columns = torch.arange(width, device=image.device) - right
@@ -260,7 +260,7 @@ def _moved(image: Tensor, down: int, right: int) -> Tensor:
 
 
 def _both(map_: Tensor, down: int, right: int) -> Tensor:
-    """Of a map [H, W] what a picture moved by so many px shows of the one before."""
+    """Of a map [H, W] what a picture moved by `down`, `right` px shows of the one before."""
     height, width = map_.shape
     return map_[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
 

@@ -1,4 +1,4 @@
-"""Removed pixels put back from what is kept: ROAD's noisy linear imputation, solved fast."""
+"""Fills removed pixels from what is kept: ROAD's noisy linear imputation, solved fast."""
 
 from __future__ import annotations
 

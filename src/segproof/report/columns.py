@@ -1,4 +1,4 @@
-"""Columns that many tables share, and how measures and statuses are named in them."""
+"""Builds columns that many tables share, and names measures and statuses in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Styles shared by all figures, and the bytes that a figure is saved as.
+"""Styles all figures alike, and saves a figure as bytes.
 
 Colours are those of Okabe and Ito (readable with every common colour blindness), and every method
 has its own marker as well. No function touches global state of matplotlib.

@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: tables, a progress bar, a Ctrl-C that loses nothing."""
+"""Shows results in a terminal: tables, a progress bar, a Ctrl-C that loses nothing."""
 
 from __future__ import annotations
 

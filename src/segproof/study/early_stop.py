@@ -1,4 +1,4 @@
-"""When enough tiles were seen: candidates compared tile by tile, valid whenever one stops."""
+"""Decides when enough tiles were seen: compares candidates tile by tile, valid at any stop."""
 
 from __future__ import annotations
 

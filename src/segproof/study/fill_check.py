@@ -1,4 +1,4 @@
-"""Which fill removes the target without drawing another: tried on the first tiles, and chosen."""
+"""Chooses a fill that removes the target without drawing another, tried on the first tiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast a study will be: kernels tried on its first tile, and what one forward takes."""
+"""Estimates how fast a study will be: tries kernels on its first tile, times one forward."""
 
 from __future__ import annotations
 

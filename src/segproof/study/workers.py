@@ -1,5 +1,5 @@
-"""Tiles spread over processes or a cluster by `concurrent.futures`, and what happens when a worker
-dies.
+"""Spreads tiles over processes or a cluster by `concurrent.futures`, and replaces workers that
+die.
 """
 
 from __future__ import annotations
@@ -290,8 +290,8 @@ def best_workers(tiles: int) -> int:
     """How many processes share so many tiles on the CPU best: two with half of the threads each, or
     this one alone where tiles are few, threads or memory short, or memory is not known.
 
-    It depends on nothing that changes from one start to the next, so that a run that is gone on
-    with has the same bytes.
+    It depends on nothing that changes from one start to the next, so that a resumed run has the
+    same bytes.
     """
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
