@@ -401,6 +401,7 @@ def test_no_command_asks_a_network(tmp_path: Path) -> None:
         (["evidence", "--tier", "a", "--scenes", "1", "--method", "grad_cam", "--measure",
           "m1_confidence", "--out", str(tmp_path / "known")], [0]),
         (["measures"], [0]),
+        (["init", model, data, "--out", str(tmp_path / "study.toml")], [0]),
         (["train", "--scenes", "5", "--out", str(tmp_path / "net"), "--encoder",
           "tu-mobilenetv3_small_050", "--decoder-channels", "16,8,8,8,8", "--steps", "1",
           "--batch", "2", "--crop", "64"], [0]),

@@ -13,6 +13,7 @@ import segproof
 
 # The one way through the package: a folder may import from those before it, never from those after.
 ORDER = [
+    "moved",
     "errors",
     "deferred",
     "choices",

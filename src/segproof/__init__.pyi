@@ -55,3 +55,4 @@ from .study import (
 )
 
 __all__: list[str]
+__version__: str

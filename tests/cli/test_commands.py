@@ -9,12 +9,14 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from segproof.cli.app import app
 from segproof.cli.commands import COMMANDS
 from segproof.cli.renamed import RENAMED
+from segproof.study.store import RunStore, TileResult
 
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "scipy", "rasterio", "transformers")
 
@@ -68,3 +70,18 @@ def test_the_first_help_loads_no_command(words: tuple[str, ...]) -> None:
     assert "cyclopts" in names
     assert names.isdisjoint(HEAVY)
     assert "pydantic" not in names
+
+
+@pytest.mark.parametrize("words", [("measures",), ("measures", "contrast")])
+def test_measures_load_no_torch(words: tuple[str, ...]) -> None:
+    assert loaded_by(*words).isdisjoint(HEAVY)
+
+
+def test_status_loads_neither_torch_nor_the_tables(tmp_path: Path) -> None:
+    with RunStore(tmp_path, {"weights": "w"}) as store:
+        store.put(count=3, began=0.0, settings={"model": "m", "data": "d", "class": "b"})
+        store.write(TileResult("a", 0, "ok"))
+    for words in (["status", str(tmp_path)], ["status", str(tmp_path), "--json"]):
+        names = loaded_by(*words)
+        assert "sqlite3" in names
+        assert names.isdisjoint(HEAVY)

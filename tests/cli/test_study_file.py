@@ -9,6 +9,8 @@ import pytest
 
 from segproof.cli import app as cli
 from segproof.cli.study_file import study_file
+from segproof.data.scenes import write_scenes
+from segproof.models.loaders.load import demo_model_spec
 from segproof.study.settings import Settings
 
 NAMED = ["--model", "m", "--data", "d", "--class", "b"]
@@ -62,3 +64,35 @@ def test_an_unknown_key_names_the_near_one(
     assert cli.main(["study", str(config), "--out", str(tmp_path / "run")]) == cli.WRONG_INPUT
     assert "did you mean limit" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_init_writes_a_file_for_a_network_and_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scenes(tmp_path / "tiles", 2, seed=2, size=96)
+    config = tmp_path / "study.toml"
+    words = ["init", demo_model_spec(), str(tmp_path / "tiles"), "--out", str(config)]
+    assert cli.main(words) == cli.OK
+    told = capsys.readouterr()
+    assert "loading the network" in told.err
+    assert "class building of background, building; 2 tiles" in told.out
+    read = tomllib.loads(config.read_text(encoding="utf-8"))
+    assert read.pop("out") == "run"
+    study = Settings.of(**read)
+    assert (study.class_, study.layers) == ("building", ("decoder:1", "decoder:2"))
+    config.write_text("mine", encoding="utf-8")
+    assert cli.main(words) == cli.WRONG_INPUT
+    assert "--force" in capsys.readouterr().err
+    assert config.read_text(encoding="utf-8") == "mine"
+    assert cli.main([*words, "--force", "--class", "background"]) == cli.OK
+    read = tomllib.loads(config.read_text(encoding="utf-8"))
+    assert read["class"] == "background"
+
+
+def test_init_names_the_near_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scenes(tmp_path / "tiles", 1, seed=2, size=96)
+    words = ["init", demo_model_spec(), str(tmp_path / "tiles"), "--class", "bilding"]
+    out = tmp_path / "study.toml"
+    assert cli.main([*words, "--out", str(out)]) == cli.WRONG_INPUT
+    assert "did you mean building" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()

@@ -619,7 +619,7 @@ def test_a_stop_by_hand_ends_the_tile_and_leaves_no_process(
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
-        if "forwards a tile" in line:
+        if "forward passes a tile" in line:
             break
     while not audit.status(out).done:
         time.sleep(0.01)

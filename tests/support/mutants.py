@@ -33,8 +33,8 @@ BROKEN = 99  # exit code of a run that shows nothing
 # the most specific tests of each module, first first
 TESTS = {
     "explain/cam": ["explain/test_cam"],
-    "explain/masked": ["explain/test_cam"],
-    "explain/methods": ["explain/test_cam"],
+    "explain/masked": ["explain/test_masked", "explain/test_cam"],
+    "explain/methods": ["explain/test_methods", "explain/test_cam"],
     "explain/target": ["explain/test_regions", "explain/test_target", "explain/test_capture"],
     "models/contract": [
         "models/test_contract",
@@ -50,7 +50,7 @@ TESTS = {
     "evidence/of_methods": ["evidence/test_of_measures"],
     "evidence/tier_a_constructed": ["evidence/test_tier_a_constructed"],
     "perturb/fills": ["perturb/test_fills"],
-    "perturb/regions": ["perturb/test_fills"],
+    "perturb/regions": ["perturb/test_regions"],
     "measures/pictures": ["measures/test_pictures"],
     "measures/records": ["measures/test_records"],
     "evidence/tier_b_planted": ["evidence/test_tier_b_planted"],
@@ -1024,9 +1024,9 @@ MUTANTS: list[Mutant] = [
     *_of(
         "analysis/names",
         (
-            'return "highlighted_only", JOINED, True',
-            'return "highlighted_only", JOINED, False',
-            "a higher contrast is better",
+            'headline(preset)[measure].better == "higher"',
+            'headline(preset)[measure].better != "neither"',
+            "M1 is better when lower",
         ),
         (
             'REMOVING = ("M1", "iou_drop", JOINED)',

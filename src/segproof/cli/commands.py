@@ -89,6 +89,16 @@ COMMANDS: Final = {
         "segproof demo --out demo",
         loads="of the demo",
     ),
+    "init": Command(
+        "segproof.cli.study_file:init",
+        STUDY,
+        "Write a study file for a network and a folder of tiles.\n\n"
+        "The file holds every setting with its default and what it means. The network is loaded"
+        " and the folder is read, so that the class and the layers are those of the network. Run"
+        " the file with `segproof study`.",
+        "segproof init NETWORK TILES --out study.toml",
+        loads="to describe",
+    ),
     "study": Command(
         "segproof.cli.study:study",
         STUDY,
@@ -152,7 +162,7 @@ COMMANDS: Final = {
         loads="of the run",
     ),
     "measures": Command(
-        "segproof.cli.evidence:measures",
+        "segproof.cli.measures:measures",
         CHECK,
         "List the measures, or describe one in full.\n\n"
         "The description says what the measure means, which values it takes, which ones are"

@@ -1,4 +1,4 @@
-"""Commands about the measures themselves: measures, evidence."""
+"""Tests measures and methods where the truth is known: the command evidence."""
 
 from __future__ import annotations
 
@@ -17,25 +17,13 @@ from segproof.cli.options import listed
 from segproof.data import FolderDataset
 from segproof.errors import UnknownNameError
 from segproof.evidence import CUT_MEASURES, FILLS as EVIDENCE_FILLS, Evidence, run as benchmark
-from segproof.measures import all_measures
 from segproof.models import keep_blocks
 from segproof.perturb import FILLS
-from segproof.report import escape, print_cards
+from segproof.report import escape
 
 _METHODS: Final = ",".join(benchmark.DEFAULT_METHODS)
 _MEASURES: Final = ",".join(benchmark.DEFAULT_MEASURES)
 _FILLS: Final = ",".join(EVIDENCE_FILLS)
-
-
-def measures(
-    name: Annotated[str | None, Parameter(help="One measure; else all.")] = None,
-) -> int:
-    """List the measures, or describe one in full."""
-    known = all_measures()
-    if name is not None and name not in known:
-        raise UnknownNameError.of("measure", name, known)
-    print_cards(out, known if name is None else {name: known[name]})
-    return OK
 
 
 def evidence(

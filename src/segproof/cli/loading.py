@@ -37,6 +37,8 @@ def _network_of(words: Sequence[str]) -> str | None:
             return following
         if word.startswith("--model="):
             return word.removeprefix("--model=")
+    if words[0] == "init" and len(words) > 1 and not words[1].startswith("-"):
+        return words[1]
     for word in words[1:]:
         if word.endswith(".toml"):
             try:

@@ -29,7 +29,7 @@ __all__ = ["finish", "plan_only", "run_study"]
 
 
 def plan_only(study: Study, *, allow_code: bool, until: StopRule | None) -> int:
-    """Try fills and kernels on the first tiles and print the plan; nothing is studied or stored."""
+    """Try fills and kernels on the first tiles and print the plan; write nothing."""
     keep_blocks()
     if until is not None:
         until.check(len(study.methods) * len(study.layers), study.controls)

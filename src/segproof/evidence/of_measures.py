@@ -263,6 +263,3 @@ def _agreement(part: pd.DataFrame, *, lower: bool) -> tuple[float, float, float,
     blind = scaled[names == "object_only"]
     sees = float(bool((scaled[oracle].max() > blind).all())) if len(blind) else math.nan
     return (0.0 if math.isnan(tau) else tau), ties, first, upper, sees
-
-
-# --- methods --------------------------------------------------------------------------------------

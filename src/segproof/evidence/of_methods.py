@@ -23,7 +23,7 @@ from segproof.explain import (
     with_baseline,
 )
 from segproof.models import probabilities
-from segproof.perturb import random_blobs, rank_pixels
+from segproof.perturb import control_id, random_blobs, rank_pixels
 
 __all__ = ["judge_methods", "method_table", "twin_of"]
 
@@ -76,7 +76,7 @@ def _method_maps(
     fill: str,
     seed: int,
 ) -> Iterator[tuple[str, str, Tensor, str, int]]:
-    """MethodFunction, layer, S, status and forwards of every map, the controls' last."""
+    """Method, layer, S, status and forwards of every map, the controls' last."""
     size = (scene.image.shape[-2], scene.image.shape[-1])
     model, target = scene.model, Target(scene.class_, "truth")
     chosen = dict(resolve_method(method, "strict") for method in methods)
@@ -96,9 +96,15 @@ def _method_maps(
                 spent = 1 + sum(item.forwards for item in parts)
                 yield name, f"fused:{end}", joined.heatmap(), joined.status, spent
     p = probabilities(seen.logits, seen.bound.activation)[0, seen.bound.class_index]
-    yield "control:random", "", random_blobs(size, generator_of(scene, seed, "random", 0)), "ok", 0
-    yield "control:p_c", "", p, "ok", 1
-    yield "control:object", "", soft_mask(scene.region), "ok", 0
+    yield (
+        control_id("random"),
+        "",
+        random_blobs(size, generator_of(scene, seed, "random", 0)),
+        "ok",
+        0,
+    )
+    yield control_id("p_c"), "", p, "ok", 1
+    yield control_id("object"), "", soft_mask(scene.region), "ok", 0
 
 
 def _scores(

@@ -33,6 +33,7 @@ from segproof.evidence.tier_b_planted import NETWORKS, planted
 from segproof.evidence.tier_c_marker import check_steps, reliance, table as reliance_table
 from segproof.explain import METHODS, MethodFunction
 from segproof.measures import CutFunction, MapMeasure, Measure
+from segproof.perturb import CONTROL_PREFIX
 from segproof.report import evidence_maps, evidence_measures, evidence_methods, png
 from segproof.study import MAP_MEASURES, write_atomic
 
@@ -350,7 +351,7 @@ def verdict(found: Evidence, fill: str) -> list[str]:
                 said.append(f"Tier {tier}: uninformative, most maps tie: {', '.join(dull)}.")
     if not found.methods.empty:
         cued = found.methods[found.methods["kind"] == "all"]
-        cued = cued[~cued["method"].str.startswith("control:")]
+        cued = cued[~cued["method"].str.startswith(CONTROL_PREFIX)]
         for tier, part in cued.groupby("tier", sort=False):
             best = part.sort_values("cue_recall", ascending=False).groupby("method").head(1)
             seeing = best[best["cue_recall"] >= WANTED_RECALL]

@@ -77,6 +77,15 @@ class Explanation:
     padding: tuple[int, int] = (0, 0)
     symmetries: int = 1
 
+    def __repr__(self) -> str:
+        (map_height, map_width), (height, width) = self.raw.shape[-2:], self.size
+        return (
+            f"Explanation({self.method} at {self.layer}, class {self.target.class_}, region"
+            f" {self.target.region}, preset {self.target.preset})\n"
+            f"  status {self.status}, value {self.value:.4g}, {self.forwards} forward passes\n"
+            f"  map {map_height} x {map_width}, picture {height} x {width} px"
+        )
+
     def heatmap(self, size: tuple[int, int] | None = None) -> Tensor:
         """S in [0, 1], float32 [H, W], at the picture's size or another one. Never NaN."""
         if self.padding == (0, 0):

@@ -235,6 +235,15 @@ class SegmentationModel(nn.Module):
                 self.net, error, arguments, given, self.padding(sides), self.stride
             ) from error
 
+    def __repr__(self) -> str:
+        weights = sum(weight.numel() for weight in self.net.parameters())
+        resized = "" if self.size is None else f", pictures resized to {self.size} px"
+        return (
+            f"SegmentationModel({type(self.net).__name__}, {weights:,} weights on {self.device})\n"
+            f"  classes {', '.join(self.classes)}; activation {self.activation}\n"
+            f"  {self.input_bands} bands, output {self.reader.text}{resized}"
+        )
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, K, H, W] of images [N, B, H, W] in image units."""
         size = (images.shape[-2], images.shape[-1])

@@ -30,7 +30,6 @@ from .terminal import (
     escape as escape,
     graceful_stop as graceful_stop,
     print_analysis as print_analysis,
-    print_cards as print_cards,
     print_check as print_check,
     print_comparison as print_comparison,
     print_fills as print_fills,

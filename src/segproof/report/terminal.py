@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.markup import escape as escape_markup
@@ -15,7 +15,6 @@ from rich.table import Table as RichTable
 
 from segproof.analysis import VALID_DROP, Analysis, RunComparison
 from segproof.errors import printable
-from segproof.measures import Measure, evidence_of
 from segproof.report.export import study_tables
 from segproof.report.screen import fitted
 from segproof.report.table import DAGGER, DOUBLE_DAGGER, Table
@@ -27,7 +26,6 @@ __all__ = [
     "escape",
     "graceful_stop",
     "print_analysis",
-    "print_cards",
     "print_check",
     "print_comparison",
     "print_fills",
@@ -37,15 +35,6 @@ __all__ = [
 
 BRIEF: Final = 10  # lines of the ranking that are printed by default
 KINDS_SHOWN: Final = 15  # kinds of pictures that a check of a data set lists
-TESTED: Final = {  # what the evidence calls the uses of a measure of one shown picture
-    "confidence": (
-        ("M1", "m1_confidence", "area"),
-        ("M2", "m2_confidence", "area"),
-        ("M2 - M1", "contrast", "area"),
-    ),
-    "certainty": (("M3", "m3_certainty", "area"),),
-    "iou": (("IoU drop", "iou_drop", "area"),),
-}
 
 
 def escape(text: str) -> str:
@@ -125,21 +114,6 @@ def print_table(out: Console, table: Table) -> None:
     ):
         if sign in marks:
             out.print(f"{sign} {what}", style="dim")
-
-
-def print_cards(out: Console, known: Mapping[str, Measure[Any]]) -> None:
-    """Print what a person has to know of each measure."""
-    for name, card in known.items():
-        span = f"{card.low:g} to {card.high:g}"
-        out.print(f"[bold]{name}[/]  {span} {escape(card.unit)}, {card.direction}")
-        out.print(f"  {escape(card.meaning)}")
-        out.print(f"  costs {escape(card.forwards)}; source {card.source or 'this project'}")
-        out.print(f"  misleads: {escape(card.failure)}", style="dim")
-        for label, key, kind in TESTED.get(name, (("", name, "map"),)):
-            found = [f"tier {c['tier']} {c['tau']:.2f}" for c in evidence_of(key, kind)]
-            if found:
-                what = f"{label}: " if label else ""
-                out.print(f"  {what}tau with the known truth: {', '.join(found)}", style="dim")
 
 
 def print_comparison(out: Console, comparison: RunComparison) -> None:

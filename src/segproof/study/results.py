@@ -36,6 +36,17 @@ class Results:
     folder: Path
     manifest: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        if not self.manifest:
+            return f"Results({str(self.folder)!r}: the run has not ended)"
+        counts = ", ".join(
+            f"{self.manifest['tiles'][name]} {name}" for name in ("ok", "skipped", "failed")
+        )
+        return (
+            f"Results({str(self.folder)!r}: {self.manifest['data']['n']} tiles, {counts})\n"
+            f"  preset {self.preset}, fills {', '.join(self.manifest['fills'])}"
+        )
+
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Open the results of a run, finished or not.

@@ -437,6 +437,22 @@ class Settings(BaseModel):
             raise StudyError("an empty list of fills", "at least one", "name them or leave it out")
         return self
 
+    def __repr__(self) -> str:
+        others = [
+            f"{info.alias or name}={value!r}"
+            for name, info in type(self).model_fields.items()
+            if name not in ("model", "data", "class_", "methods", "layers", "preset")
+            and (value := getattr(self, name)) != info.default
+        ]
+        return (
+            f"{type(self).__name__}(class {self.class_}, {len(self.methods)} methods x"
+            f" {len(self.layers)} layers, preset {self.preset})\n"
+            f"  model {self.model}\n  data {self.data}"
+            + (f"\n  {', '.join(others)}" if others else "")
+        )
+
+    __str__ = __repr__
+
     @classmethod
     def of(cls, **settings: Any) -> Self:
         """Build a study; what is wrong with the settings comes out as one three-fact error.
