@@ -26,7 +26,6 @@ DECODED = {
     r"[Ll]ooking without working": "read-only checks",
     r"is said before anything": "is printed before the study starts",
     r"found no data; expected": "No data set given.",
-    r"how far a run is": "the progress of a run",
 }
 # pages speak of what holds, not of what developers were asked to reach
 OF_DEVELOPERS = (
@@ -38,11 +37,12 @@ OF_DEVELOPERS = (
 )
 # first words of module docstrings; a module says with a verb what is in it
 VERBS = (
-    "accepts averages builds calls checks chooses commands compares computes counts cuts "
-    "decides describes diagnoses draws estimates exports explains finds formats guards halves "
-    "hands holds lists loads looks makes measures names offers packs paints parses perturbs "
-    "plans prints puts raises reads records removes renders runs saves says seeds sets shows "
-    "solves spreads stops stores studies surveys takes tests trains tries turns wraps writes"
+    "accepts adds averages binds builds calls captures checks chooses commands compares "
+    "computes counts cuts decides derives describes diagnoses draws estimates explains "
+    "exports fills finds fits formats guards halves hands holds lays lists loads looks makes "
+    "measures names offers packs paints parses perturbs plans prints puts raises reads "
+    "records removes renders runs saves says seeds sets shows solves spreads stops stores "
+    "studies styles surveys takes tests trains tries turns wraps writes"
 )
 
 

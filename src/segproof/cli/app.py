@@ -1,4 +1,4 @@
-"""The command line: reads the words, loads the command that they name, turns errors into codes."""
+"""Runs the command line: reads the words, loads the command, turns errors into exit codes."""
 
 from __future__ import annotations
 

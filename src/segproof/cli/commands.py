@@ -1,4 +1,4 @@
-"""The commands: where each is, its group, its help text and an example; read without torch."""
+"""Lists the commands: where each is, its group, its help text, an example; loads no torch."""
 
 from __future__ import annotations
 
