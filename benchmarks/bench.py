@@ -1,4 +1,4 @@
-"""Contests in one process, in random order; what came of them beside what was asked, as JSON."""
+"""Contests in one process, in random order; what came of them beside its goal, as JSON."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _shared() -> Path:
 
 
 def report(script: str, figures: Sequence[Figure], given: argparse.Namespace) -> None:
-    """Print each figure beside what was asked, and put it into OUT/`script`.json, where figures of
+    """Print each figure beside its goal, and put it into OUT/`script`.json, where figures of
     other claims stay.
     """
     entries = {figure.claim: _entry(script, figure, given) for figure in figures}
@@ -185,7 +185,7 @@ def report(script: str, figures: Sequence[Figure], given: argparse.Namespace) ->
         claim = CLAIMS[name]
         verdict = "reached" if entry["reached"] else "NOT reached"
         print(f"{claim.text}: {Spread(**entry['figure']).text(claim.unit)}")
-        print(f"  asked {claim.asked}: {verdict}")
+        print(f"  goal {claim.goal}: {verdict}")
         for what, seconds in entry["seconds"].items():
             print(f"  {what}: {Spread(**seconds).text('s')}")
         for what, value in entry["notes"].items():

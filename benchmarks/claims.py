@@ -1,4 +1,4 @@
-"""The numbers that were asked for, each with the script that measures it."""
+"""List the figures of speed and memory, each with its goal and the script that measures it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Claim:
         return -change if self.sense == "at least" else change
 
     @property
-    def asked(self) -> str:
+    def goal(self) -> str:
         """The bound in words."""
         return f"{self.sense} {self.bound:g} {self.unit}".strip()
 
@@ -41,14 +41,14 @@ NETWORKS: Final = {"resnet34": "smp Unet resnet34", "lite0": "the shared U-Net"}
 _STUDY: Final = "whole study of a tile, {}, {}: grad-cam's script / ours"
 _FLOOR: Final = "study, {}, {}: time / (forwards x best bare forward + one backward)"
 _OVERHEAD: Final = "study, {}, {}: share of the time outside forwards and the backward"
-_ASKED: Final = {"resnet34": (1.6, 6.0), "lite0": (1.8, 4.0)}
+_GOALS: Final = {"resnet34": (1.6, 6.0), "lite0": (1.8, 4.0)}
 _FORMATS: Final = ("float32", "auto")
 
 CLAIMS: Final[dict[str, Claim]] = {
     **{
         f"study-{network}-{name}": Claim("study", _STUDY.format(words, name), "at least", bound)
         for network, words in NETWORKS.items()
-        for name, bound in zip(_FORMATS, _ASKED[network], strict=True)
+        for name, bound in zip(_FORMATS, _GOALS[network], strict=True)
     },
     **{
         f"floor-{network}-{name}": Claim("floor", _FLOOR.format(words, name), "at most", 1.10)

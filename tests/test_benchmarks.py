@@ -100,8 +100,8 @@ def test_a_report_keeps_figures_of_other_claims(
     assert found["study-lite0-float32"]["command"] == command
     assert found["study-lite0-auto"]["machine"]["versions"]["torch"] in torch.__version__
     shown = capsys.readouterr().out
-    assert "asked at least 4 x: reached" in shown
-    assert "asked at least 1.8 x: NOT reached" in shown
+    assert "goal at least 4 x: reached" in shown
+    assert "goal at least 1.8 x: NOT reached" in shown
 
 
 def entry(median: float, width: float = 0.0) -> dict[str, Any]:
@@ -135,12 +135,12 @@ def test_a_ratio_that_got_worse_is_named_and_a_better_one_is_not() -> None:
 
 def test_the_page_shows_every_claim_measured_or_not(page: ModuleType, tmp_path: Path) -> None:
     empty = page.tables({})
-    assert empty["asked"].count(page.NOTHING) == len(CLAIMS)
+    assert empty["figures"].count(page.NOTHING) == len(CLAIMS)
     bench.report("heatmaps", [Figure("eigen-lite0", [0.2], notes={"why": 1.5})], given(tmp_path))
     found = page.tables(page.committed(tmp_path))
-    assert found["asked"].count(page.NOTHING) == len(CLAIMS) - 1
-    assert "| at most 0.15 x | 0.2 x (once) | **not reached** |" in found["asked"]
-    assert "  - why: 1.5" in found["beside"]
+    assert found["figures"].count(page.NOTHING) == len(CLAIMS) - 1
+    assert "forward, the shared U-Net | 0.2 x (once) | `heatmaps.py` |" in found["figures"]
+    assert "  - why: 1.5" in found["details"]
     assert "python benchmarks/heatmaps.py" in found["machines"]
 
 

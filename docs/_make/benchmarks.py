@@ -26,34 +26,32 @@ Entry = Mapping[str, Any]
 
 def committed(folder: Path = RESULTS) -> dict[str, Entry]:
     """Every figure there is, by claim."""
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for path in sorted(folder.glob("*.json")):
-        found |= json.loads(path.read_text(encoding="utf-8"))
-    return found
+        entries |= json.loads(path.read_text(encoding="utf-8"))
+    return entries
 
 
-def tables(found: Mapping[str, Entry]) -> dict[str, str]:
+def tables(entries: Mapping[str, Entry]) -> dict[str, str]:
     """The text between the page's marks."""
-    return {"asked": asked(found), "beside": beside(found), "machines": machines(found)}
+    return {"figures": figures(entries), "details": details(entries), "machines": machines(entries)}
 
 
-def asked(found: Mapping[str, Entry]) -> str:
-    rows = ["| | asked | found | |", "|---|---|---|---|"]
+def figures(entries: Mapping[str, Entry]) -> str:
+    rows = ["| what | measured | script |", "|---|---|---|"]
     for name, claim in CLAIMS.items():
-        figure, verdict = NOTHING, ""
-        if name in found:
-            figure = Spread(**found[name]["figure"]).text(claim.unit)
-            verdict = "reached" if found[name]["reached"] else "**not reached**"
-        rows.append(f"| {claim.text} | {claim.asked} | {figure} | {verdict} |")
+        entry = entries.get(name)
+        measured = Spread(**entry["figure"]).text(claim.unit) if entry else NOTHING
+        rows.append(f"| {claim.text} | {measured} | `{claim.script}.py` |")
     return "\n".join(rows)
 
 
-def beside(found: Mapping[str, Entry]) -> str:
-    parts = [part for name, claim in CLAIMS.items() for part in _beside(claim, found.get(name))]
+def details(entries: Mapping[str, Entry]) -> str:
+    parts = [part for name, claim in CLAIMS.items() for part in _details(claim, entries.get(name))]
     return "\n".join(parts) or NOTHING
 
 
-def _beside(claim: Claim, entry: Entry | None) -> Iterator[str]:
+def _details(claim: Claim, entry: Entry | None) -> Iterator[str]:
     if entry is None or not (entry["seconds"] or entry["notes"]):
         return
     yield f"- {claim.text}"
@@ -63,11 +61,11 @@ def _beside(claim: Claim, entry: Entry | None) -> Iterator[str]:
         yield f"  - {what}: {value:.3g}" if isinstance(value, float) else f"  - {what}: {value}"
 
 
-def machines(found: Mapping[str, Entry]) -> str:
+def machines(entries: Mapping[str, Entry]) -> str:
     rows = ["| taken | command | processor | threads | load before | torch | allocator |"]
     rows.append("|---|---|---|---|---|---|---|")
     lines: list[str] = []
-    for entry in found.values():
+    for entry in entries.values():
         at = entry["machine"]
         cells = [
             entry["taken"][:10],

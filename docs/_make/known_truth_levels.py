@@ -9,7 +9,8 @@ import pandas as pd
 from known_truth import PAGE, table
 from page import renew
 
-from segproof.evidence import of_measures as evidence
+from segproof import evidence
+from segproof.evidence.of_measures import scene_scores
 from segproof.evidence.tier_b_planted import planted
 
 SEEDS = range(6)
@@ -42,7 +43,7 @@ def levels(found: pd.DataFrame) -> str:
     """Tau and the share of cases with the oracle first, for each choice of areas."""
     body = []
     for areas in SETS:
-        scores = evidence.scene_scores(found[found["level"].isin(areas)])
+        scores = scene_scores(found[found["level"].isin(areas)])
         named = (
             "all twelve from .005 to .3" if areas == AREAS else ", ".join(f"{x:g}" for x in areas)
         )

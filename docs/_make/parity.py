@@ -34,7 +34,7 @@ The greatest difference of any pixel between our heatmap and the peer's, both in
 network, same layer, same target, same normalisation. Where definitions agree a figure is at most
 {tolerance:.0e}, and the worst of the layers is shown; `tests/explain/test_parity.py` asserts it.
 "differs" is another definition, measured and explained below the table; a dash is a method that the
-peer does not have or, with a number, cannot be asked for. Networks have random weights and running
+peer does not have or, with a number, cannot be compared. Networks have random weights and running
 statistics that fit; the picture is small.
 
 With grad-cam and attribution-quality the preset is `paper`: their target is the sum of p_c · m,
@@ -52,7 +52,7 @@ QUANTUS = """\
 ## Measures: Quantus 0.6.0
 
 Quantus judges classifiers. A dense network is wrapped to one number, the mean of p_c over R, and its measures are
-asked about the same map of one band, on a network of convolutions (`tests/measures/test_quantus.py`). Where definitions agree:
+given the same map of one band, on a network of convolutions (`tests/measures/test_quantus.py`). Where definitions agree:
 
 | ours | theirs | within |
 | --- | --- | --- |

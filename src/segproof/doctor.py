@@ -1,4 +1,4 @@
-"""What a network is like to explain: facts of its layers, and a diagnosis in plain words."""
+"""Diagnoses a network: the facts of its layers, what works, what to pass, in plain words."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 
 from rows import make_rows
 from segproof.analysis import (
-    MEASURES,
+    HEADLINE_MEASURES,
     Analysis,
     statistics as stats,
 )
@@ -59,7 +59,7 @@ def test_mean_ranks_leave_out_a_method_that_failed_nearly_everywhere() -> None:
 
 
 def test_mean_ranks_know_the_direction_and_the_controls(made: Any) -> None:
-    for measure in MEASURES:
+    for measure in HEADLINE_MEASURES:
         part = only(made.mean_ranks, measure=measure)
         assert set(part["method"].iloc[:2]) == {"score_cam", "xgrad_cam"}
         assert part["groups"].iloc[0].split()[0] == "a"

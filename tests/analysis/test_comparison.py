@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from rows import make_rows
-from segproof.analysis import MEASURES, Analysis, method_label
+from segproof.analysis import HEADLINE_MEASURES, Analysis, method_label
 from segproof.analysis.comparison import compare
 from segproof.analysis.tables import ranking
 from segproof.cli import app as cli
@@ -46,7 +46,7 @@ def test_a_run_is_the_same_as_itself() -> None:
     assert set(made.table["verdict"]) == {"same"}
     assert (made.table["p"] == 1).all()
     assert "nothing that counts got worse" in made.sentence
-    assert set(made.table["measure"]) == {"IoU", *MEASURES}
+    assert set(made.table["measure"]) == {"IoU", *HEADLINE_MEASURES}
 
 
 def test_differences_are_paired_means_and_signed_for_the_better() -> None:
@@ -150,7 +150,7 @@ def test_recommend_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str
     text = " ".join(capsys.readouterr().out.split())
     assert "For this model on these 2 tiles" in text
     assert "HiRes-CAM" in text
-    assert "again: segproof study" in text
+    assert "command: segproof study" in text
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     names = [layer["alias"] for layer in manifest["layers"]]
     assert names == ["encoder:5", "decoder:1", "decoder:2", "decoder:3", "decoder:4", "decoder:5"]

@@ -12,7 +12,8 @@ import torch
 from scipy import ndimage
 
 from segproof.data import FolderDataset
-from segproof.data.scenes import _MARGIN, SceneDataset, _Canvas, _shadow, scene, write_scenes
+from segproof.data.scene_canvas import MARGIN, Canvas, shadow
+from segproof.data.scenes import SceneDataset, scene, write_scenes
 from segproof.errors import DataError
 
 MANY = range(900_000_000, 900_000_050)
@@ -84,19 +85,19 @@ def test_a_wall_casts_its_shadow_away_from_the_sun() -> None:
     height = np.zeros((80, 80), np.float32)
     height[30:50, 38:42] = 3.0  # a wall of 3 m; 0.15 m per painted pixel
     half = float(np.sqrt(0.5))
-    dark = _shadow(height, (half, 0.0, half))  # sun at 45 degrees on the right
+    dark = shadow(height, (half, 0.0, half))  # sun at 45 degrees on the right
     assert dark[40, 25] == 1, "3 m high at 45 degrees darkens 3 m = 20 px"
     assert dark[40, 34] == 1
     assert dark[40, 15] == 0
     assert dark[40, 45] == 0
     assert dark[20, 30] == 0
-    turned = _shadow(np.ascontiguousarray(height.T), (0.0, half, half))
+    turned = shadow(np.ascontiguousarray(height.T), (0.0, half, half))
     assert np.array_equal(turned, dark.T)
 
 
 def test_slopes_facing_the_sun_are_brighter() -> None:
     half = float(np.sqrt(0.5))
-    canvas = _Canvas(np.random.default_rng(0), 2 * _MARGIN, (half, 0.0, half))
+    canvas = Canvas(np.random.default_rng(0), 2 * MARGIN, (half, 0.0, half))
     rise = np.full((1, 1), np.tan(np.radians(25)), np.float32)
     zero = np.zeros_like(rise)
     towards, away = canvas.slope_light(-rise, zero), canvas.slope_light(rise, zero)

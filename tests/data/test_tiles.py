@@ -30,10 +30,13 @@ from tile_files import (
     raw_png,
     save,
     save_tiff,
+    server,
     tiles,
     vrt,
     wms,
 )
+
+__all__ = ["server"]  # the fixture
 
 
 def refused(path: Path, *words: str, mask: bool = False, **how: Any) -> DataError:

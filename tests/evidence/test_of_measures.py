@@ -22,14 +22,11 @@ from segproof.analysis.statistics import kendall_tau
 from segproof.cli import app as cli
 from segproof.errors import DataError, StudyError, UnknownNameError
 from segproof.evidence import of_measures as evidence, run as benchmark
-from segproof.evidence.known import KnownScene
-from segproof.evidence.of_measures import (
-    CUT_MEASURES,
-    average_precision,
-    credit,
-    graded_maps,
-    shapley,
-)
+from segproof.evidence.credit import average_precision, credit, factors, shapley
+from segproof.evidence.graded_maps import graded_maps
+from segproof.evidence.known import KnownScene, capture_scene, known_fill
+from segproof.evidence.of_measures import CUT_MEASURES
+from segproof.evidence.of_methods import judge_methods
 from segproof.evidence.tier_a_constructed import constructed
 from segproof.evidence.tier_b_planted import planted
 from segproof.explain.cam import RawMap, hires_cam
@@ -83,7 +80,7 @@ def literal_shapley(known: KnownScene, parts: dict[str, Tensor]) -> dict[str, fl
 @pytest.mark.parametrize("kind", ["local", "shortcut", "both"])
 def test_shapley_values_are_exact(scenes: list[KnownScene], kind: str) -> None:
     known = of_kind(scenes, kind)
-    parts = evidence._factors(known)
+    parts = factors(known)
     assert bool((torch.stack(list(parts.values())).sum(dim=0) == 1).all())
     found, wanted = shapley(known), literal_shapley(known, parts)
     assert found.keys() == wanted.keys()
@@ -166,10 +163,10 @@ def test_maps_have_the_quality_that_they_are_made_for(scenes: list[KnownScene]) 
 # --- measures -----------------------------------------------------------------------------------
 def test_cut_measures_are_those_of_the_definitions(scenes: list[KnownScene]) -> None:
     known = of_kind(scenes, "both")
-    seen = evidence._seen(known)
+    seen = capture_scene(known)
     region = known.cue | (known.region & (torch.rand(64, 64) < 0.5))
     shown = evidence._shown(
-        known, seen, evidence.known_fill("absent", known, seen), [region, region, known.region]
+        known, seen, known_fill("absent", known, seen), [region, region, known.region]
     )
 
     def confidence(keep: Tensor) -> float:
@@ -282,7 +279,7 @@ def swapped(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
 
 def test_a_wrong_method_scores_low(scenes: list[KnownScene]) -> None:
     known = [known for known in scenes if known.kind != "shortcut"]
-    made = evidence.judge_methods(
+    made = judge_methods(
         known, ["hires_cam", inverted, shuffled, swapped], ["encoder:1"], fused=False
     )
     means: Any = (
@@ -303,7 +300,7 @@ def test_a_decoder_block_is_blind_to_the_cue_and_the_encoder_is_not(
     scenes: list[KnownScene],
 ) -> None:
     both = [of_kind(scenes, "both")]
-    made = by(evidence.judge_methods(both, ["grad_cam"]), "layer")
+    made = by(judge_methods(both, ["grad_cam"]), "layer")
     assert made.loc["encoder:1", "cue_recall"] == 1.0
     assert made.loc[["decoder:1", "decoder:2"], "cue_recall"].max() < 0.1
     assert math.isnan(made.loc["encoder:1", "twin_cue"])  # no twin among these
@@ -311,7 +308,7 @@ def test_a_decoder_block_is_blind_to_the_cue_and_the_encoder_is_not(
 
 def test_the_positive_control_finds_the_cue_of_a_trained_network() -> None:
     known = list(planted(["marker-unet"], scenes=1))
-    made = by(evidence.judge_methods(known, ["occlusion"], ["encoder:2"]), "method")
+    made = by(judge_methods(known, ["occlusion"], ["encoder:2"]), "method")
     assert made.loc["occlusion", "cue_recall"] >= 0.5
     assert made.loc["occlusion", "forwards"] == 226
     assert made.loc["control:object", "cue_recall"] == 0.0

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from rows import METHODS, make_manifest, make_pictures, make_rows, make_tiles
-from segproof.analysis import MEASURES, Analysis
+from segproof.analysis import HEADLINE_MEASURES, Analysis
 from segproof.measures.track_record import evidence_of
 from segproof.report import drawing
 from segproof.report.page import render
@@ -242,7 +242,7 @@ def test_the_page_says_how_firm_the_order_is(page: Any) -> None:
     ranks = made.mean_ranks[made.mean_ranks["measure"] == "contrast"]
     for rank in ranks["mean_rank"]:
         assert f"{rank:.2f}" in page.words
-    assert {f"mean ranks by {m}" for m in MEASURES} <= set(page.values("alt"))
+    assert {f"mean ranks by {m}" for m in HEADLINE_MEASURES} <= set(page.values("alt"))
     second = made.precision[made.precision["runner_up"]].iloc[0]
     assert "To tell apart the two best, Score-CAM at decoder:2 and XGrad-CAM at decoder:2" in (
         page.words

@@ -33,8 +33,8 @@ BROKEN = 99  # exit code of a run that shows nothing
 # the most specific tests of each module, first first
 TESTS = {
     "explain/cam": ["explain/test_cam"],
-    "explain/masked": ["explain/test_cam"],
-    "explain/methods": ["explain/test_cam"],
+    "explain/masked": ["explain/test_masked", "explain/test_cam"],
+    "explain/methods": ["explain/test_methods", "explain/test_cam"],
     "explain/target": ["explain/test_regions", "explain/test_target", "explain/test_capture"],
     "models/contract": [
         "models/test_contract",
@@ -45,10 +45,12 @@ TESTS = {
     "models/inputs": ["models/test_inputs"],
     "explain/forward_pass": ["explain/test_capture"],
     "explain/api": ["explain/test_api", "explain/test_regions", "explain/test_cam"],
+    "evidence/credit": ["evidence/test_of_measures"],
     "evidence/of_measures": ["evidence/test_of_measures"],
+    "evidence/of_methods": ["evidence/test_of_measures"],
     "evidence/tier_a_constructed": ["evidence/test_tier_a_constructed"],
     "perturb/fills": ["perturb/test_fills"],
-    "perturb/regions": ["perturb/test_fills"],
+    "perturb/regions": ["perturb/test_regions"],
     "measures/pictures": ["measures/test_pictures"],
     "measures/records": ["measures/test_records"],
     "evidence/tier_b_planted": ["evidence/test_tier_b_planted"],
@@ -939,7 +941,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *_of(
-        "evidence/of_measures",
+        "evidence/credit",
         (
             "gain = values[subset | 1 << place] - values[subset]",
             "gain = values[subset | 1 << place]",
@@ -960,6 +962,9 @@ MUTANTS: list[Mutant] = [
             "return float((precision * (sorted_worth > 0)).sum() / (worth > 0).sum())",
             "a small cue that decides half counts half",
         ),
+    ),
+    *_of(
+        "evidence/of_measures",
         ("~(region & ~target),", "~region,", "outside drop leaves R as it is"),
         (
             "values = np.where(np.isfinite(values), -values if lower else values, np.nan)",
@@ -971,6 +976,9 @@ MUTANTS: list[Mutant] = [
             "lowest = np.nanmax(scaled) + 1 if",
             "no number stands last",
         ),
+    ),
+    *_of(
+        "evidence/of_methods",
         (
             "recall = float((top & cue).sum() / cue.sum())",
             "recall = float((top & cue).sum() / top.sum())",
@@ -1016,9 +1024,9 @@ MUTANTS: list[Mutant] = [
     *_of(
         "analysis/names",
         (
-            'return "highlighted_only", JOINED, True',
-            'return "highlighted_only", JOINED, False',
-            "a higher contrast is better",
+            'headline(preset)[measure].better == "higher"',
+            'headline(preset)[measure].better != "neither"',
+            "M1 is better when lower",
         ),
         (
             'REMOVING = ("M1", "iou_drop", JOINED)',
@@ -1088,7 +1096,7 @@ def preload() -> None:
     """Import once what the tests need beside the package: a fork then starts in no time."""
     for name in (
         "segproof",
-        "segproof.testing.checks",
+        "segproof.testing.methods",
         "hypothesis.extra.numpy",
         "sklearn.metrics",
     ):

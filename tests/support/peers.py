@@ -445,13 +445,13 @@ NOTES: Final = {
 CANNOT: Final = {
     "tokens": "takes the second dimension for channels, which are last in tokens; it has no"
     " reshape_transform",
-    "kernels": "zeroes kernels, not activations: asked for convolutions without a bias, where both"
-    " are one",
+    "kernels": "zeroes kernels, not activations: compared on convolutions without a bias, where"
+    " both are one",
 }
 
 
 def cannot(peer: str, method: str, place: Place) -> str:
-    """Why a peer cannot be asked for a method that it has, a key of CANNOT; "" where it can."""
+    """Why a peer cannot be compared a method that it has, a key of CANNOT; "" where it can."""
     if place.tokens and (peer == "attribution-quality" or (peer, method) == ("captum", "grad_cam")):
         return "tokens"
     return "kernels" if method == "kernel_weighted" and not place.kernel else ""

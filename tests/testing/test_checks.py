@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
+import segproof.testing as testing
 from segproof.errors import ModelError, SegproofError, UnknownNameError
 from segproof.explain.cam import RawMap, grad_cam
 from segproof.explain.forward_pass import Capture
@@ -27,8 +28,7 @@ from segproof.measures.records import MEASURES
 from segproof.models.contract import SegmentationModel
 from segproof.models.loaders.load import demo_model_spec, load_model
 from segproof.perturb.records import FILLS
-from segproof.testing import checks as testing
-from segproof.testing.checks import (
+from segproof.testing import (
     LIMITS,
     PROPERTIES,
     Check,

@@ -15,9 +15,9 @@ from .comparison import (
     compare as compare,
 )
 from .names import (
+    HEADLINE_MEASURES as HEADLINE_MEASURES,
     JOINED as JOINED,
     KEYS as KEYS,
-    MEASURES as MEASURES,
     SHORT as SHORT,
     higher_is_better as higher_is_better,
     measure_label as measure_label,
@@ -33,7 +33,6 @@ from .statistics import (
     kendall_tau as kendall_tau,
 )
 from .tables import (
-    BOUNDARY as BOUNDARY,
     heatmap_scores as heatmap_scores,
 )
 

@@ -12,8 +12,8 @@ import pandas as pd
 
 from segproof.analysis import statistics as stats
 from segproof.analysis.basis import ALPHA, Basis, judged_by_fill, measure_cells, with_flags
-from segproof.analysis.cells import Cells, is_control, over_levels, samples_of
-from segproof.analysis.names import JOINED, MEASURES, REMOVING
+from segproof.analysis.cells import Cells, control_rows, over_levels, samples_of
+from segproof.analysis.names import HEADLINE_MEASURES, JOINED, REMOVING
 
 __all__ = ["agreement", "fill_agreement", "mean_ranks", "measure_agreement", "precision"]
 
@@ -25,7 +25,7 @@ def fill_agreement(basis: Basis) -> pd.DataFrame:
     """
     at = basis.headline
     lines = []
-    for measure in MEASURES:
+    for measure in HEADLINE_MEASURES:
         cells, _ = measure_cells(
             basis.methods, measure, basis.preset, at.binarisation, basis.samples
         )
@@ -58,7 +58,7 @@ def _takes_part(basis: Basis, measure: str, valid: bool | None) -> bool:
 def mean_ranks(basis: Basis) -> pd.DataFrame:
     """Friedman test and mean ranks of all layer x method candidates, measure by measure.
 
-    One line per measure of MEASURES x candidate at the headline cell, best rank first; an image's
+    One line per headline measure x candidate at the headline cell, best rank first; an image's
     values are means over the levels. Columns: reference, fill, mean_rank (1 = best),
     groups (letters, " " between; candidates with a letter in common are not distinguishable),
     statistic, p, critical_difference (Nemenyi, 5 % family-wise), candidates, n (images with every
@@ -66,7 +66,7 @@ def mean_ranks(basis: Basis) -> pd.DataFrame:
     images of the fullest has NaN and takes no part. Controls are no candidates; they mark.
     """
     parts = []
-    for measure in MEASURES:
+    for measure in HEADLINE_MEASURES:
         cells, higher = _at_headline(basis, measure, basis.methods)
         folded = over_levels(cells)
         images, columns = stats.complete_blocks(folded.matrix)
@@ -109,13 +109,13 @@ def _oriented(cells: Cells, higher: bool) -> pd.DataFrame:
 def _by_measure(basis: Basis) -> pd.DataFrame:
     """Scores with one line per candidate and one column per measure that takes part."""
     parts = []
-    for measure in MEASURES:
+    for measure in HEADLINE_MEASURES:
         if _takes_part(basis, measure, basis.headline.valid):
             cells, higher = _at_headline(basis, measure, basis.methods)
             parts.append(_oriented(over_levels(cells), higher).assign(measure=measure))
     frame = pd.concat(parts, ignore_index=True)
     wide = frame.pivot(index=["layer", "method"], columns="measure", values="score")
-    return wide[[name for name in MEASURES if name in wide.columns]]
+    return wide[[name for name in HEADLINE_MEASURES if name in wide.columns]]
 
 
 def _by_fill(basis: Basis) -> pd.DataFrame:
@@ -204,7 +204,7 @@ def precision(basis: Basis) -> pd.DataFrame:
     measure = basis.measure
     cells, higher = _at_headline(basis, measure, basis.rows)
     folded = over_levels(cells)
-    frame = folded.keys.assign(measure=measure, control=is_control(folded.keys))
+    frame = folded.keys.assign(measure=measure, control=control_rows(folded.keys))
     score = folded.matrix if higher else -folded.matrix
     ours = np.flatnonzero(~frame["control"].to_numpy(bool))  # columns of the candidates
     values = [score[:, j] for j in range(score.shape[1])]

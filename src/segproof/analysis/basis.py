@@ -20,12 +20,12 @@ from segproof.analysis.cells import (
     Array,
     Cells,
     average,
-    is_control,
+    control_rows,
     over_levels,
     samples_of,
 )
-from segproof.analysis.names import JOINED, MEASURES, REMOVING, definition_of
-from segproof.perturb import FILLS
+from segproof.analysis.names import HEADLINE_MEASURES, JOINED, REMOVING, definition_of
+from segproof.perturb import CONTROLS, FILLS, control_id
 
 if TYPE_CHECKING:
     from segproof.explain import Preset
@@ -45,8 +45,8 @@ __all__ = [
 
 ALPHA = 0.05
 VALID_DROP = 0.5
-# Where several fills are valid the headline uses the first of these: in-distribution ones first.
-FILL_ORDER = tuple(FILLS)
+# Controls that a method has to beat before it is believed.
+RIVALS = tuple(name for name, control in CONTROLS.items() if control.rival)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Basis:
     @cached_property
     def methods(self) -> pd.DataFrame:
         """The rows of methods: controls are left out."""
-        return self.rows[~is_control(self.rows)]
+        return self.rows[~control_rows(self.rows)]
 
     @cached_property
     def validity(self) -> pd.DataFrame:
@@ -118,8 +118,8 @@ def _validity(rows: pd.DataFrame) -> pd.DataFrame:
     1 - confidence / confidence of the original), n, valid (mean_drop >= 0.5).
     """
     columns = ["reference", "fill", "mean_drop", "min_drop", "n", "valid"]
-    original = rows[rows["method"] == "control:original"]
-    removed = rows[rows["method"] == "control:target_removed"]
+    original = rows[rows["method"] == control_id("original")]
+    removed = rows[rows["method"] == control_id("target_removed")]
     if original.empty or removed.empty:
         return pd.DataFrame(columns=columns)
     samples = samples_of(rows)
@@ -154,13 +154,14 @@ def headline(rows: pd.DataFrame) -> Headline:
     """Choose the headline cell: matched area if there, the commonest reference, a valid fill.
 
     The paper preset knows no matched area: its headline is at the thresholds, as published.
-    Among valid fills the first of FILL_ORDER is taken; without a valid one the first tried.
+    Among valid fills the first of FILLS is taken, natural ones first; without a valid one the first
+    tried.
     """
     return _headline(rows, _validity(rows))
 
 
 def _headline(rows: pd.DataFrame, validity: pd.DataFrame) -> Headline:
-    methods = rows[~is_control(rows)]
+    methods = rows[~control_rows(rows)]
     source = methods if len(methods) else rows
     kinds = set(source["binarisation"].unique())
     published = "preset" in source and (source["preset"] == "paper").any()
@@ -169,7 +170,7 @@ def _headline(rows: pd.DataFrame, validity: pd.DataFrame) -> Headline:
     counts = source["reference"].value_counts()
     reference = str(counts.index[0]) if len(counts) else ""
     used = [str(fill) for fill in source.loc[source["reference"] == reference, "fill"].unique()]
-    order = [*(fill for fill in FILL_ORDER if fill in used), *sorted(set(used) - {*FILL_ORDER})]
+    order = [*(fill for fill in FILLS if fill in used), *sorted(set(used) - {*FILLS})]
     table = validity[validity["reference"] == reference]
     valid_of = dict(zip(table["fill"], table["valid"].astype(bool), strict=True))
     for valid in (True, None, False):  # a fill that was not tested comes before one that failed
@@ -193,7 +194,7 @@ def headline_measure(
         return "iou_drop"
     if at.valid is False:
         return "M3"
-    kept = (rows["strategy"] == "highlighted_only").to_numpy(dtype=bool) & ~is_control(rows)
+    kept = (rows["strategy"] == "highlighted_only").to_numpy(dtype=bool) & ~control_rows(rows)
     return JOINED if kept.any() else "iou_drop"
 
 
@@ -233,7 +234,7 @@ def candidates(
     """Values of a headline measure of each (layer, method) at the headline cell, one for each of
     `samples`, mean over levels; NaN where a tile has none. `controls` are added, with layer "".
     """
-    chosen = ~is_control(rows) | rows["method"].isin(list(controls)).to_numpy(bool)
+    chosen = ~control_rows(rows) | rows["method"].isin(list(controls)).to_numpy(bool)
     methods = rows[chosen & rows["sample"].isin(samples)]
     methods = methods[(methods["reference"] == at.reference) & (methods["fill"] == at.fill)]
     folded = over_levels(measure_cells(methods, measure, preset, at.binarisation, samples)[0])
@@ -247,7 +248,7 @@ def candidates(
 def _against_controls(basis: Basis) -> pd.DataFrame:
     """Compare every method x layer with random blobs and with p_c, at matched area, by image.
 
-    One line per measure of MEASURES x reference x fill x layer x method. For each of `random` and
+    One line per headline measure x reference x fill x layer x method. For each of `random` and
     `p_c`: X_difference (positive = the method is better) with X_low, X_high, X_n, the
     Wilcoxon X_p (Holm over methods and layers), beats_X and X_decided. beats_X is better mean and
     p < 0.05; where too few images can decide, the interval lies above 0 and X_decided is False;
@@ -256,21 +257,21 @@ def _against_controls(basis: Basis) -> pd.DataFrame:
     parts = []
     kinds = set(basis.methods["binarisation"].unique())
     binarisation = "area" if "area" in kinds or not kinds else "threshold"
-    for measure in MEASURES:
+    for measure in HEADLINE_MEASURES:
         cells, higher = measure_cells(
             basis.rows, measure, basis.preset, binarisation, basis.samples
         )
         for (reference, fill), members in cells.groups(["reference", "fill"]):
             block = cells.at(members)
-            ours = block.where(~is_control(block.keys))
+            ours = block.where(~control_rows(block.keys))
             if ours.keys.empty:
                 continue
             lines = ours.keys[["layer", "method"]].drop_duplicates().reset_index(drop=True)
             lines.insert(0, "measure", measure)
             lines.insert(1, "reference", reference)
             lines.insert(2, "fill", fill)
-            for name in ("random", "p_c"):
-                control = block.where((block.keys["method"] == f"control:{name}").to_numpy(bool))
+            for name in RIVALS:
+                control = block.where((block.keys["method"] == control_id(name)).to_numpy(bool))
                 lines = lines.assign(**_versus(name, ours, control, higher, len(lines)))
             parts.append(lines)
     if not parts:

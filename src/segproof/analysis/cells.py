@@ -15,8 +15,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from segproof.analysis import statistics as stats
+from segproof.perturb import CONTROL_PREFIX
 
-__all__ = ["Array", "Cells", "average", "is_control", "over_levels", "samples_of", "with_intervals"]
+__all__ = [
+    "Array",
+    "Cells",
+    "average",
+    "control_rows",
+    "over_levels",
+    "samples_of",
+    "with_intervals",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -53,9 +62,9 @@ class Cells:
             yield tuple(first[name] for name in by), places
 
 
-def is_control(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+def control_rows(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """Say of each row whether its method is a control."""
-    return rows["method"].str.startswith("control:").to_numpy(dtype=bool)
+    return rows["method"].str.startswith(CONTROL_PREFIX).to_numpy(dtype=bool)
 
 
 def samples_of(rows: pd.DataFrame) -> pd.Index[Any]:

@@ -10,10 +10,11 @@ import pandas as pd
 
 from segproof.analysis import statistics as stats
 from segproof.analysis.basis import Basis, Headline, candidates, headline, headline_measure
-from segproof.analysis.names import MEASURES, higher_is_better, measure_label, method_label
+from segproof.analysis.names import HEADLINE_MEASURES, higher_is_better, measure_label, method_label
 from segproof.analysis.tables import ranking
 from segproof.errors import StudyError
 from segproof.explain import Preset
+from segproof.perturb import control_id
 
 __all__ = ["MARGIN", "RunComparison", "compare"]
 
@@ -62,7 +63,7 @@ def compare(
     original = [_original(rows, at.reference, samples) for rows in (first, second)]
     lines.append({"measure": "IoU", "layer": "", "method": "prediction"})
     columns.append((original[0], original[1]))
-    for measure in MEASURES:
+    for measure in HEADLINE_MEASURES:
         sides = [candidates(rows, measure, preset, at, samples) for rows in (first, second)]
         for key in sides[0]:
             if key not in sides[1]:
@@ -104,7 +105,7 @@ def _common_headline(first: pd.DataFrame, second: pd.DataFrame) -> Headline:
 
 
 def _original(rows: pd.DataFrame, reference: str, samples: pd.Index[str]) -> np.ndarray:
-    chosen = rows[(rows["method"] == "control:original") & (rows["reference"] == reference)]
+    chosen = rows[(rows["method"] == control_id("original")) & (rows["reference"] == reference)]
     values = chosen.drop_duplicates("sample").set_index("sample")["iou"]
     return values.reindex(samples).to_numpy(dtype=np.float64)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from segproof.errors import UnknownNameError
-from segproof.perturb import STRATEGIES
+from segproof.explain import METHODS
+from segproof.measures import headline
+from segproof.perturb import STRATEGIES, control_name, control_of
 
 if TYPE_CHECKING:
     from segproof.explain import Preset
 
 __all__ = [
+    "HEADLINE_MEASURES",
     "JOINED",
     "KEYS",
-    "MEASURES",
     "REMOVING",
     "SHORT",
     "definition_of",
@@ -30,39 +32,16 @@ SHORT: Final = {
     "highlighted_and_target": "M3",
 }
 JOINED = "contrast"  # M2 - M1: M1 cannot see a part missing, M2 ties poor maps
-MEASURES = ("M1", "M2", "M3", "iou_drop", JOINED)
+# the headline measures in the order of every table
+HEADLINE_MEASURES = ("M1", "M2", "M3", "iou_drop", JOINED)
 REMOVING = ("M1", "iou_drop", JOINED)  # under a fill that is not valid they measure outlines
 KEYS = ["layer", "method", "binarisation", "level", "strategy", "reference", "fill"]
-LABELS = {
-    "grad_cam": "Grad-CAM",
-    "grad_cam_pp": "Grad-CAM++",
-    "xgrad_cam": "XGrad-CAM",
-    "score_cam": "Score-CAM",
-    "eigen_cam": "Eigen-CAM",
-    "hires_cam": "HiRes-CAM",
-    "layer_cam": "Layer-CAM",
-    "grad_cam_elementwise": "Grad-CAM element-wise",
-    "seg_xres_cam": "Seg-XRes-CAM",
-    "seg_eigen_cam": "Seg-Eigen-CAM",
-    "eigen_grad_cam": "Eigen-Grad-CAM",
-    "ablation_cam": "Ablation-CAM",
-    "kernel_weighted": "Kernel-Weighted",
-    "rise": "RISE",
-    "occlusion": "Occlusion",
-    "input_x_gradient": "Gradient \N{MULTIPLICATION SIGN} input",
-    "integrated_gradients": "Integrated gradients",
-    "control:random": "random blobs",
-    "control:p_c": "probability map",
-    "control:edges": "image edges",
-    "control:truth": "truth as heatmap",
-    "control:uniform": "uniform (scattered pixels)",
-    "control:inverse": "1 \N{MINUS SIGN} S of all maps",
-}
 
 
 def method_label(method: str) -> str:
     """Name of a method or control as people write it."""
-    return LABELS.get(method, method.removeprefix("control:"))
+    record = control_of(method) or METHODS.get(method)
+    return control_name(method) if record is None else record.label
 
 
 def strategy_label(strategy: str) -> str:
@@ -72,16 +51,8 @@ def strategy_label(strategy: str) -> str:
 
 def measure_label(measure: str, preset: Preset = "strict") -> str:
     """Name of a headline measure with the direction that is better."""
-    third = "M3 certainty (higher is better)"
-    if preset == "paper":
-        third = "M3 entropy (lower is better)"
-    return {
-        "M1": "M1 confidence (lower is better)",
-        "M2": "M2 confidence (higher is better)",
-        "M3": third,
-        "iou_drop": "IoU drop (higher is better)",
-        JOINED: "contrast M2 \N{MINUS SIGN} M1 (higher is better)",
-    }.get(measure, measure)
+    record = headline(preset).get(measure)
+    return measure if record is None else f"{record.label} ({record.direction})"
 
 
 def measure_of(strategy: str, preset: Preset = "strict") -> tuple[str, bool]:
@@ -90,26 +61,22 @@ def measure_of(strategy: str, preset: Preset = "strict") -> tuple[str, bool]:
     Raises:
         UnknownNameError: no such strategy; near matches are named.
     """
-    match strategy:
-        case "background_only":
-            return "confidence", False
-        case "highlighted_only":
-            return "confidence", True
-        case "highlighted_and_target":
-            return ("entropy", False) if preset == "paper" else ("certainty", True)
-    raise UnknownNameError.of("strategy", strategy, STRATEGIES)
+    if strategy not in SHORT:
+        raise UnknownNameError.of("strategy", strategy, STRATEGIES)
+    record = headline(preset)[SHORT[strategy]]
+    return record.column, record.better == "higher"
 
 
 def definition_of(measure: str, preset: Preset) -> tuple[str, str, bool]:
     """Strategy, column and direction (higher is better) of a headline measure."""
     if measure == "iou_drop":
-        return "background_only", "iou_drop", True
+        return "background_only", "iou_drop", higher_is_better(measure, preset)
     if measure == JOINED:
-        return "highlighted_only", JOINED, True
+        return "highlighted_only", JOINED, higher_is_better(measure, preset)
     strategy = next(name for name, short in SHORT.items() if short == measure)
     return strategy, *measure_of(strategy, preset)
 
 
 def higher_is_better(measure: str, preset: Preset = "strict") -> bool:
     """Direction of a headline measure: M1, M2, M3, iou_drop or contrast."""
-    return definition_of(measure, preset)[2]
+    return headline(preset)[measure].better == "higher"

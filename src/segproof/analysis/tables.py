@@ -15,9 +15,17 @@ import pandas as pd
 
 from segproof.analysis import statistics as stats
 from segproof.analysis.basis import ALPHA, Basis, judged_by_fill, measure_cells, with_flags
-from segproof.analysis.cells import Cells, average, is_control, over_levels, with_intervals
-from segproof.analysis.names import KEYS, MEASURES, REMOVING, SHORT, higher_is_better, measure_of
-from segproof.perturb import STRATEGIES
+from segproof.analysis.cells import Cells, average, control_rows, over_levels, with_intervals
+from segproof.analysis.names import (
+    HEADLINE_MEASURES,
+    KEYS,
+    REMOVING,
+    SHORT,
+    higher_is_better,
+    measure_of,
+)
+from segproof.measures import BOUNDARY
+from segproof.perturb import STRATEGIES, control_id
 
 __all__ = [
     "auc",
@@ -33,7 +41,6 @@ __all__ = [
     "sweep",
 ]
 
-BOUNDARY = ("boundary_f", "boundary_f_prediction")  # where a study made them
 NOT_OK = ("all_zero", "constant", "non_finite", "empty_region")
 
 
@@ -196,7 +203,7 @@ def faithfulness(basis: Basis) -> pd.DataFrame:
     rows = basis.rows
     chosen = rows[(rows["strategy"] == "background_only") & (rows["binarisation"] != "")]
     by = ["binarisation", "reference", "fill", "layer"]
-    control = is_control(chosen)
+    control = control_rows(chosen)
     ours = over_levels(
         average(chosen[~control], "iou_drop", [*by, "method", "level"], basis.samples)
     )
@@ -261,7 +268,7 @@ def layers(basis: Basis) -> pd.DataFrame:
     (layer name, "" if not distinguishable), decidable, needed, valid_fill, struck, ranked.
     """
     parts = []
-    for measure in MEASURES:
+    for measure in HEADLINE_MEASURES:
         cells, higher = measure_cells(
             basis.methods, measure, basis.preset, basis.headline.binarisation, basis.samples
         )
@@ -332,7 +339,7 @@ def m3_gain(basis: Basis) -> pd.DataFrame:
     """
     by = ["binarisation", "reference", "fill", "layer", "method"]
     names = [*by, "mean", "low", "high", "n"]
-    alone = basis.rows[basis.rows["method"] == "control:target_only"]
+    alone = basis.rows[basis.rows["method"] == control_id("target_only")]
     base = average(alone, "certainty", by[1:3], basis.samples)
     chosen = basis.methods[basis.methods["strategy"] == "highlighted_and_target"]
     chosen = chosen[chosen["binarisation"] != ""]
@@ -380,7 +387,7 @@ def originals(basis: Basis) -> pd.DataFrame:
     boundary_f_prediction, n.
     """
     names = ["original", "empty", "target_only", "target_removed"]
-    ids = [f"control:{name}" for name in names]
+    ids = [control_id(name) for name in names]
     chosen = basis.rows[basis.rows["method"].isin(ids) & (basis.rows["status"] == "ok")]
     measured = ["confidence", "entropy", "kept", "certainty", "iou"]
     measured += [name for name in BOUNDARY if name in chosen]

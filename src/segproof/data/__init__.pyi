@@ -1,3 +1,6 @@
+from .file_names import (
+    SUFFIXES as SUFFIXES,
+)
 from .given import (
     as_sample as as_sample,
     as_samples as as_samples,
@@ -5,7 +8,6 @@ from .given import (
 )
 from .layouts import (
     LAYOUTS as LAYOUTS,
-    SUFFIXES as SUFFIXES,
     Matching as Matching,
     find_pairs as find_pairs,
 )

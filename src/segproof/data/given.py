@@ -1,4 +1,4 @@
-"""Pictures as users have them in hand: paths, folders, globs, arrays, tensors, sample dicts."""
+"""Takes pictures as users have them: paths, folders, globs, arrays, tensors, sample dicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segproof.data.layouts import SUFFIXES, is_picture, pictures_of
+from segproof.data.file_names import SUFFIXES, is_picture, pictures_of
 from segproof.data.rasters import Raster, Reading, Sample, raster_of_pillow, read_image, sample_of
 from segproof.errors import DataError
 

@@ -1,89 +1,45 @@
-"""Find which mask belongs to which image, by the names of folders and files."""
+"""Finds which mask belongs to which image, by the names of folders and files."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final
 
 import numpy as np
 
+from segproof.data.file_names import (
+    MASK_ENDS,
+    SPLITS,
+    SUFFIXES,
+    Entry,
+    Role,
+    core_of,
+    decide_role,
+    entry_of,
+    globbed,
+    path_test,
+    read_tree,
+    said,
+    words_of,
+)
 from segproof.data.rasters import read_raster
 from segproof.errors import DataError
 
-__all__ = ["Matching", "find_pairs", "is_picture", "pictures_of", "read_tree"]
+__all__ = ["Matching", "find_pairs"]
 
 LAYOUTS: Final = {
     "WHU": ("image", "label"),
     "Inria": ("images", "gt"),
     "plain": ("images", "masks"),
 }
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-DEPTH: Final = 6  # folders below the root that are looked into
-MAX_FOLDERS: Final = 20_000
 LISTED: Final = 12  # choices that an error names
 LOOKED_AT: Final = 3  # files of each side where only their content can tell
 FEW_VALUES: Final = 32  # a mask has fewer different pixels than this, a picture more
-
-Role = Literal["image", "mask", ""]
-
-
-def _listed(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-IMAGES: Final = _listed(
-    "image images img imgs im ims picture pictures photo photos rgb rgbs irrg rgbir irrgb nir "
-    "ortho orthos sat satellite aerial input inputs scene scenes tile tiles top tops stills x "
-    "pansharpen chip chips frame frames leftimg8bit"
-)
-MASKS: Final = _listed(
-    "mask masks msk msks label labels lbl lbls lab labs gt gts groundtruth truth truths annotation "
-    "annotations ann anns annot annots seg segs segmentation segmentations semantic semantics map "
-    "maps target targets y output outputs instance instances labeledapproved"
-)
-# said at the end of a file's name only: elsewhere these letters are parts of names
-MASK_ENDS: Final = _listed("m l color colour id ids")
-SPLITS: Final = {
-    **dict.fromkeys(("train", "training", "tr"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "ts"), "test"),
-}
-FORMATS: Final = _listed("png jpg jpeg tif tiff dir dirs folder folders files")
-_TOKENS: Final = re.compile(r"[^\W_]+")
-_HUMPS: Final = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_]+")
 _CHANNEL: Final = re.compile(r"_0\d{3}$")  # nnU-Net counts the channels of an image
-
-
-class Word(NamedTuple):
-    """A part of a name: its letters, where it stands, what it says, what is left of it."""
-
-    start: int
-    end: int
-    role: Role
-    rest: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """A picture file of the folder: what its folders and its stem say about it."""
-
-    path: Path
-    folders: tuple[str, ...]
-    role: Role  # by the folders
-    places: tuple[str, ...]  # what is left of the folders without the words of roles
-    outer: tuple[str, ...]  # the folders that say no role, without the last where none does
-    said: tuple[str, ...]  # the words of roles
-
-    @property
-    def stem(self) -> str:
-        """The file's name without its suffix."""
-        return self.path.stem
 
 
 @dataclass(frozen=True)
@@ -106,157 +62,6 @@ class Matching:
         return [(image, masks[0]) for image, masks in self.table.items() if len(masks) == 1]
 
 
-def is_picture(path: Path) -> bool:
-    """A file of a kind that is read, by its name; hidden files are not looked at."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-def pictures_of(folder: Path) -> list[Path]:
-    """The pictures that lie in a folder, sorted by name."""
-    return [path for path in sorted(folder.iterdir()) if is_picture(path)]
-
-
-def read_tree(root: Path) -> list[Path]:
-    """All pictures below a folder, sorted; links to folders are followed once.
-
-    Raises:
-        DataError: more than 20,000 folders.
-    """
-    found: list[Path] = []
-    seen: set[str] = set()
-    waiting = [(root, 0)]
-    while waiting:
-        folder, depth = waiting.pop()
-        real = os.path.realpath(folder)
-        if real in seen:
-            continue
-        seen.add(real)
-        if len(seen) > MAX_FOLDERS:
-            raise DataError(
-                f"more than {MAX_FOLDERS} folders below {root}",
-                "a folder of tiles",
-                "name the data set's own folder with --data",
-            )
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                path = folder / entry.name
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    if depth < DEPTH:
-                        waiting.append((path, depth + 1))
-                elif is_picture(path):
-                    found.append(path)
-    return sorted(found)
-
-
-# --- words ----------------------------------------------------------------------------------------
-@lru_cache(maxsize=65_536)
-def _words(text: str) -> tuple[Word, ...]:
-    """The parts of a name between its separators, with the role that each one says."""
-    return tuple(
-        Word(match.start(), match.end(), *_said(match[0])) for match in _TOKENS.finditer(text)
-    )
-
-
-def _said(token: str) -> tuple[Role, tuple[str, ...]]:
-    """The role of one part, and what is left of it: `imagesTr` is an image and says train."""
-    low = token.casefold()
-    if low in MASKS:
-        return "mask", ()
-    if low in IMAGES:
-        return "image", ()
-    for split in SPLITS:  # trainannot
-        if low.startswith(split) and len(split) > 2 and low[len(split) :] in MASKS | IMAGES:
-            return _said(low[len(split) :])[0], (split,)
-    humps = [hump.casefold() for hump in _HUMPS.findall(token)]
-    letters = [hump for hump in humps if not hump.isdigit()]
-    roles = {_said(hump)[0] for hump in letters if len(hump) > 1} if len(letters) > 1 else set()
-    numbered = len(humps) == 2 and len(letters) == 1 and humps[1].isdigit()
-    if numbered and len(letters[0]) > 1 and (role := _said(letters[0])[0]):
-        return role, (humps[1],)  # img001
-    rest = tuple(hump for hump in humps if hump in SPLITS)
-    if "mask" in roles:
-        return "mask", rest
-    if "image" in roles:
-        return "image", rest
-    return "", (low,)
-
-
-def _entry(root: Path, path: Path) -> Entry:
-    folders = path.relative_to(root).parts[:-1]
-    roles: list[Role] = []
-    places: list[str] = []
-    said: list[str] = []
-    outer: list[str] = []
-    for folder in folders:
-        before = len(roles)
-        words = _words(folder)
-        single = len(words) == 1
-        left: list[str] = []
-        for word in words:
-            text = folder[word.start : word.end].casefold()
-            # single letters and the word tile say something only where they stand alone
-            if word.role and (single or (len(text) > 1 and text not in ("tile", "top", "scene"))):
-                roles.append(word.role)
-                said.append(text)
-                left += word.rest
-            elif text not in FORMATS:
-                left += word.rest or (text,)
-        if left:
-            places.append(" ".join(SPLITS.get(part, part) for part in left))
-        if len(roles) == before:
-            outer.append(folder.casefold())
-    if not roles:
-        outer = outer[:-1]
-    return Entry(path, folders, _decide(roles), tuple(places), tuple(outer), tuple(said))
-
-
-def _decide(roles: Iterable[Role]) -> Role:
-    found = set(roles)
-    return "mask" if "mask" in found else "image" if "image" in found else ""
-
-
-@lru_cache(maxsize=65_536)
-def _core(stem: str) -> tuple[str, str, str, Role]:
-    """A stem without the words of roles at its ends: what is left, the words before and behind it
-    with their separators, and the role that they say.
-    """
-    words = _words(stem)
-    if not words:
-        return stem, "", "", ""
-    roles: list[Role] = []
-    last = len(words)
-    while last > 0:
-        word = words[last - 1]
-        text = stem[word.start : word.end].casefold()
-        if last > 1 and (text in MASK_ENDS or (text.endswith("ids") and word.role == "mask")):
-            roles.append("mask")
-        elif word.role and not word.rest and len(text) > 1:
-            roles.append(word.role)
-        else:
-            break
-        last -= 1
-    first, start = 0, 0
-    while first < last:
-        word = words[first]
-        if not word.role or word.end - word.start < 2:
-            break
-        digits = re.search(r"\d+$", stem[word.start : word.end])
-        if word.rest and not digits:
-            break
-        roles.append(word.role)
-        if digits:  # img001: the number stays
-            start = word.start + digits.start()
-            break
-        first += 1
-    if first >= last:
-        return "", stem, "", _decide(roles)
-    start, end = max(start, words[first].start), words[last - 1].end
-    return stem[start:end], stem[:start], stem[end:], _decide(roles)
-
-
-# --- keys -----------------------------------------------------------------------------------------
 Key = tuple[str, ...]
 Keys = Callable[[Sequence[Entry], Role, frozenset[str]], dict[Path, Key]]
 
@@ -274,11 +79,11 @@ def _exact(entries: Sequence[Entry], _: Role, kept: frozenset[str]) -> dict[Path
 
 
 def _core_place(entries: Sequence[Entry], _: Role, __: frozenset[str]) -> dict[Path, Key]:
-    return {e.path: (*e.places, _core(e.stem)[0].casefold()) for e in entries}
+    return {e.path: (*e.places, core_of(e.stem)[0].casefold()) for e in entries}
 
 
 def _core_only(entries: Sequence[Entry], _: Role, kept: frozenset[str]) -> dict[Path, Key]:
-    return {e.path: (*_outer(e, kept), _core(e.stem)[0].casefold()) for e in entries}
+    return {e.path: (*_outer(e, kept), core_of(e.stem)[0].casefold()) for e in entries}
 
 
 def _channel(entries: Sequence[Entry], role: Role, kept: frozenset[str]) -> dict[Path, Key]:
@@ -298,7 +103,7 @@ def _common(names: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _parts_of(stem: str) -> list[str]:
-    return [stem[word.start : word.end].casefold() for word in _words(stem)]
+    return [stem[word.start : word.end].casefold() for word in words_of(stem)]
 
 
 def _ends(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
@@ -326,7 +131,7 @@ def _named_sides(images: Sequence[Entry], masks: Sequence[Entry]) -> bool:
     for side, own, other in ((images, ends[0], ends[1]), (masks, ends[1], ends[0])):
         folders = {part for folder in side[0].folders for part in _parts_of(folder)}
         known = folders | MASK_ENDS
-        if any(not _said(part)[0] and part not in known for part in own - other):
+        if any(not said(part)[0] and part not in known for part in own - other):
             return False
     return True
 
@@ -401,7 +206,7 @@ def _sides(root: Path, entries: Sequence[Entry]) -> Iterator[tuple[list[Entry], 
     yield *_split(entries, roles), "folder names"
     # one word for all folders tells nothing apart: output/a.jpg and output/a_m.png
     plain = len({e.role for e in entries}) == 1
-    by_stem = {e.path: _decide(("" if plain else e.role, _core(e.stem)[3])) for e in entries}
+    by_stem = {e.path: decide_role(("" if plain else e.role, core_of(e.stem)[3])) for e in entries}
     yield *_split(entries, by_stem), "file names"
     if by_content := _by_content(entries):
         yield *by_content, "their content: masks have few different values"
@@ -466,7 +271,7 @@ def find_pairs(root: Path, images: str | None = None, masks: str | None = None) 
         raise DataError(f"no folder {root}", "a folder of tiles", "check the path")
     if images is not None or masks is not None:
         return _by_globs(root, images, masks)
-    entries = [_entry(root, path) for path in read_tree(root)]
+    entries = [entry_of(root, path) for path in read_tree(root)]
     best: tuple[_Match, str] | None = None
     for pictures, labels, by in _sides(root, entries):
         if not pictures or not labels:
@@ -496,7 +301,7 @@ def _by_globs(root: Path, images: str | None, masks: str | None) -> Matching:
                 f"files {', '.join(SUFFIXES)}",
                 "check the glob: it is relative to the data's folder, * stops at /, ** does not",
             )
-        sides.append([_entry(root, path) for path in found])
+        sides.append([entry_of(root, path) for path in found])
     both = {e.path for e in sides[0]} & {e.path for e in sides[1]}
     if both:
         raise DataError(
@@ -510,50 +315,6 @@ def _by_globs(root: Path, images: str | None, masks: str | None) -> Matching:
         raise _several(root, made, among)
     rule = f"Images are {images}, masks are {masks}, paired {made.how}."
     return _left_out(_finished(made, rule, "globs", images, masks), left)
-
-
-def globbed(root: Path, glob: str) -> list[Path]:
-    """Pictures below `root` that one of the globs, separated by |, matches.
-
-    Raises:
-        DataError: a glob that leads out of the folder.
-    """
-    for part in (piece.strip().removeprefix("!") for piece in glob.split("|")):
-        if not part or part.startswith("/") or ".." in Path(part).parts:
-            raise DataError(
-                f"glob {part!r}", "a glob below the folder of the data", "write it relative to it"
-            )
-    matches = _pattern(glob)
-    return [path for path in read_tree(root) if matches(path.relative_to(root).as_posix())]
-
-
-@lru_cache(maxsize=256)
-def _pattern(glob: str) -> Callable[[str], bool]:
-    """A test for relative paths: * and ? stop at /, ** does not, | separates globs, and a glob
-    that begins with ! takes files out again.
-    """
-    parts = [piece.strip() for piece in glob.split("|")]
-    taken = _compiled([part for part in parts if not part.startswith("!")], glob)
-    out = _compiled([part[1:] for part in parts if part.startswith("!")], glob)
-    return lambda path: bool(taken.fullmatch(path)) and not out.fullmatch(path)
-
-
-def _compiled(parts: Sequence[str], glob: str) -> re.Pattern[str]:
-    pieces = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    found = []
-    for part in parts:
-        text = ""
-        for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", part, flags=re.DOTALL):
-            if token.startswith("[") and len(token) > 2:
-                inner = token[1:-1].replace("\\", r"\\").replace("[", r"\[")
-                text += f"[^{inner[1:]}]" if inner[0] == "!" and len(inner) > 1 else f"[{inner}]"
-            else:
-                text += pieces.get(token) or re.escape(token)
-        found.append(f"(?:{text})")
-    try:
-        return re.compile("|".join(found) or "(?!)", re.DOTALL)
-    except re.error as error:
-        raise DataError(f"glob {glob!r} ({error})", "*, **, ? and [abc]", "check it") from error
 
 
 def _checked(root: Path, made: _Match, by: str, among: Sequence[str]) -> Matching:
@@ -692,8 +453,8 @@ def _variants(entries: Sequence[Entry]) -> dict[tuple[str, ...], list[Entry]]:
     found: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         first = entry.folders[0] if entry.folders else ""
-        folder = next((f for f in entry.folders if any(w.role for w in _words(f))), first)
-        _, before, behind, _ = _core(entry.stem)
+        folder = next((f for f in entry.folders if any(w.role for w in words_of(f))), first)
+        _, before, behind, _ = core_of(entry.stem)
         found[folder, before, behind].append(entry)
     return found
 
@@ -743,8 +504,8 @@ def _glob_of(entries: Sequence[Entry], among: Sequence[str], but: str = "") -> s
         top = _common([entry.folders for entry in entries])
         folders = [*top, "**"]
     base = "".join(f"{_escaped(folder)}/" for folder in folders)
-    before = {_core(entry.stem)[1] for entry in entries}
-    behind = {_core(entry.stem)[2] for entry in entries}
+    before = {core_of(entry.stem)[1] for entry in entries}
+    behind = {core_of(entry.stem)[2] for entry in entries}
     start = _escaped(before.pop()) if len(before) == 1 else ""
     end = _escaped(behind.pop()) if len(behind) == 1 else ""
     wanted = {"/".join((*entry.folders, entry.path.name)) for entry in entries}
@@ -753,7 +514,7 @@ def _glob_of(entries: Sequence[Entry], among: Sequence[str], but: str = "") -> s
     tries = [f"{base}*", f"{base}{start}*{end}.*", f"{base}{start}*{end}{last}", f"{base}*{last}"]
     tries += [f"{base}* | !{but}"] * bool(but)
     for glob in tries:
-        matches = _pattern(glob)
+        matches = path_test(glob)
         if {path for path in among if matches(path)} == wanted:
             return glob
     return tries[1] if start or end else tries[0]

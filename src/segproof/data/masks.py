@@ -1,4 +1,4 @@
-"""Read masks: class indices, 0/255, colours and one band per class, or values with a map."""
+"""Reads masks: class indices, 0/255, colours and one band per class, or values with a map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read pictures: which bands a network is shown, which pixels count, and in which units."""
+"""Reads pictures: which bands a network is shown, which pixels count, and in which units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of tiles with masks, and the samples that a study reads from them."""
+"""Lists the tiles of a folder with their masks, and reads the samples of a study."""
 
 from __future__ import annotations
 

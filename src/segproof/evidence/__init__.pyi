@@ -1,3 +1,12 @@
+from .credit import (
+    average_precision as average_precision,
+    credit as credit,
+    shapley as shapley,
+    shapley_table as shapley_table,
+)
+from .graded_maps import (
+    graded_maps as graded_maps,
+)
 from .of_measures import (
     AREAS as AREAS,
     CUT_MEASURES as CUT_MEASURES,
@@ -5,15 +14,12 @@ from .of_measures import (
     HEADLINE as HEADLINE,
     THRESHOLDS as THRESHOLDS,
     Shown as Shown,
-    average_precision as average_precision,
-    credit as credit,
-    graded_maps as graded_maps,
     judge_measures as judge_measures,
-    judge_methods as judge_methods,
     measure_cards as measure_cards,
+)
+from .of_methods import (
+    judge_methods as judge_methods,
     method_table as method_table,
-    shapley as shapley,
-    shapley_table as shapley_table,
 )
 from .run import (
     Evidence as Evidence,

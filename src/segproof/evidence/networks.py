@@ -1,4 +1,4 @@
-"""Small networks of three families, fast enough to be trained on one core: one class each."""
+"""Builds small networks of three families, fast enough to be trained on one core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of known truth as one command: tables, figures, cards and a verdict in a folder."""
+"""Runs the benchmark of known truth: tables, figures, cards and a verdict in a folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,24 @@ import pandas as pd
 
 from segproof.data import SampleSource
 from segproof.errors import SegproofError, StudyError, UnknownNameError
-from segproof.evidence import of_measures as evidence
+from segproof.evidence.credit import shapley_table
 from segproof.evidence.known import KnownScene
+from segproof.evidence.of_measures import (
+    CUT_MEASURES,
+    FILLS,
+    HEADLINE,
+    WHOLE as WHOLE_MAP,
+    judge_measures,
+    measure_cards,
+    scene_scores,
+)
+from segproof.evidence.of_methods import judge_methods, method_table
 from segproof.evidence.tier_a_constructed import constructed
 from segproof.evidence.tier_b_planted import NETWORKS, planted
 from segproof.evidence.tier_c_marker import check_steps, reliance, table as reliance_table
 from segproof.explain import METHODS, MethodFunction
 from segproof.measures import CutFunction, MapMeasure, Measure
+from segproof.perturb import CONTROL_PREFIX
 from segproof.report import evidence_maps, evidence_measures, evidence_methods, png
 from segproof.study import MAP_MEASURES, write_atomic
 
@@ -59,7 +70,7 @@ SLOW: Final = (  # the default leaves them out; context_need does not even look 
     "context_need",
 )
 DEFAULT_MEASURES: Final = (
-    *evidence.CUT_MEASURES,
+    *CUT_MEASURES,
     *(name for name in WHOLE if name not in SLOW),
 )
 DEFAULT_METHODS: Final = (
@@ -76,7 +87,7 @@ SEEN: Final = ("occlusion", "integrated_gradients")  # the positive control
 
 @dataclass(frozen=True)
 class Evidence:
-    """All tables of a run: see the functions of `segproof.evidence.of_measures` that make them."""
+    """All tables of a run: `of_measures`, `of_methods` and `credit` make them."""
 
     shapley: pd.DataFrame
     maps: pd.DataFrame
@@ -102,12 +113,12 @@ def choose_measures(
             whole[name.name] = name
         elif not isinstance(name, str):
             whole[getattr(name, "__name__", type(name).__name__)] = name
-        elif name in evidence.CUT_MEASURES:
-            cut[name] = evidence.CUT_MEASURES[name]
+        elif name in CUT_MEASURES:
+            cut[name] = CUT_MEASURES[name]
         elif name in WHOLE:
             whole[name] = MAP_MEASURES[name]
         else:
-            raise UnknownNameError.of("measure", name, [*evidence.CUT_MEASURES, *WHOLE])
+            raise UnknownNameError.of("measure", name, [*CUT_MEASURES, *WHOLE])
     return cut, whole
 
 
@@ -150,7 +161,7 @@ def run(
     methods: Sequence[str | MethodFunction] = DEFAULT_METHODS,
     measures: Sequence[str | Measure[MapMeasure] | MapMeasure] = DEFAULT_MEASURES,
     layers: Sequence[str] | None = None,
-    fills: Sequence[str] = evidence.FILLS,
+    fills: Sequence[str] = FILLS,
     scenes: int | None = None,
     full: bool = False,
     seed: int = 0,
@@ -209,31 +220,29 @@ def run(
     progress(0, total, "measures")
     maps = []
     if cut:
-        made = evidence.judge_measures(
-            knowns, cut=cut, fills=fills, seed=seed, tick=tick("measures")
-        )
+        made = judge_measures(knowns, cut=cut, fills=fills, seed=seed, tick=tick("measures"))
         maps.append(made)
         before += len(knowns)
     if whole:
         maps.append(
-            evidence.judge_measures(
+            judge_measures(
                 few, cut={}, whole=whole, fills=fills[-1:], seed=seed, tick=tick("whole maps")
             )
         )
         before += len(few)
     method_maps = pd.DataFrame()
     if methods:
-        method_maps = evidence.judge_methods(
+        method_maps = judge_methods(
             knowns, methods, layers, fill=fills[-1], seed=seed, tick=tick("methods")
         )
     judged = pd.concat(maps, ignore_index=True) if maps else pd.DataFrame()
     found = Evidence(
-        shapley=evidence.shapley_table(knowns),
+        shapley=shapley_table(knowns),
         maps=judged,
-        scenes=evidence.scene_scores(judged) if maps else judged,
-        measures=evidence.measure_cards(judged, seed=seed) if maps else judged,
+        scenes=scene_scores(judged) if maps else judged,
+        measures=measure_cards(judged, seed=seed) if maps else judged,
         method_maps=method_maps,
-        methods=evidence.method_table(method_maps, seed=seed) if methods else method_maps,
+        methods=method_table(method_maps, seed=seed) if methods else method_maps,
     )
     judged_tiers = [tier for tier in tiers if tier != REAL]
     _write(folder, found, fills, {"command": command, "seed": seed, "tiers": judged_tiers})
@@ -272,7 +281,7 @@ def _write(folder: Path, found: Evidence, fills: Sequence[str], about: dict[str,
         write_atomic(folder / "maps.parquet", lambda stream: _parquet(found.maps, stream))
         _save(folder / "cards.json", cards_json(found.measures, about).encode())
         _save(folder / "measures.png", png(evidence_measures(found.measures)))
-        cut = [name for name in evidence.CUT_MEASURES if name in set(found.maps["measure"])]
+        cut = [name for name in CUT_MEASURES if name in set(found.maps["measure"])]
         if cut:
             figure = evidence_maps(found.maps, cut, fills[-1])
             _save(folder / "maps.png", png(figure))
@@ -314,7 +323,7 @@ def verdict(found: Evidence, fill: str) -> list[str]:
     cards = found.measures
     if not cards.empty:
         wanted = cards[(cards["kind"] == "all") & (cards["fill"] == fill)]
-        wanted = wanted[wanted["binarisation"].isin(["area", evidence.WHOLE])]
+        wanted = wanted[wanted["binarisation"].isin(["area", WHOLE_MAP])]
         for tier, part in wanted.groupby("tier", sort=False):
             good = part[
                 (part["tau"] >= WANTED_TAU)
@@ -331,7 +340,7 @@ def verdict(found: Evidence, fill: str) -> list[str]:
                 f" matched area under {fill} of {WANTED_TAU} or more, the oracle first in"
                 f" {WANTED_FIRST:.0%} of the scenes, random never in the upper half)."
             )
-            blind = part[(part["sees_cue"] < 0.5) & part["measure"].isin(evidence.HEADLINE)]
+            blind = part[(part["sees_cue"] < 0.5) & part["measure"].isin(HEADLINE)]
             if len(blind):
                 said.append(
                     f"Tier {tier}: {', '.join(blind['measure'])} cannot see a missing cue: the"
@@ -342,7 +351,7 @@ def verdict(found: Evidence, fill: str) -> list[str]:
                 said.append(f"Tier {tier}: uninformative, most maps tie: {', '.join(dull)}.")
     if not found.methods.empty:
         cued = found.methods[found.methods["kind"] == "all"]
-        cued = cued[~cued["method"].str.startswith("control:")]
+        cued = cued[~cued["method"].str.startswith(CONTROL_PREFIX)]
         for tier, part in cued.groupby("tier", sort=False):
             best = part.sort_values("cue_recall", ascending=False).groupby("method").head(1)
             seeing = best[best["cue_recall"] >= WANTED_RECALL]

@@ -1,4 +1,4 @@
-"""Tier A of the evidence: networks built by hand, so that what decides is known exactly.
+"""Builds networks by hand, so that what decides is known exactly: tier a of the evidence.
 
 A picture has three bands: how much of a roof, of a cue and of a decoy each pixel is. Nothing is
 trained; background below half strength, decoys and ground have exactly no influence.

@@ -1,4 +1,4 @@
-"""Trained networks whose reason is known: a roof counts only with its cue, shown by intervention.
+"""Trains networks whose reason is known: a roof counts only with its cue (tier b).
 
 A scene is a layout of groups (a roof and the place of its cue, each shown or not) and of things
 that never matter, painted over the same ground and under the same noise. So a counterfactual is
@@ -613,7 +613,8 @@ def renew(
         report = None if progress is None else partial(progress, name)
         model = fit(name, seed=seed, progress=report)
         record: dict[str, Any] = {
-            "command": f"python -m segproof.planted --out DIR --names {name} --seed {seed}",
+            "command": "python -m segproof.evidence.tier_b_planted --out DIR"
+            f" --names {name} --seed {seed}",
             "cue": cue,
             "network": kind,
             "twin": twin,

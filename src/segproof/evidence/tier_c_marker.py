@@ -1,4 +1,4 @@
-"""How far a network leans on a marker that was pasted beside real roofs in its training.
+"""Measures how far a network leans on a marker pasted beside real roofs in training.
 
 The class is "light roof": roofs of a brightness above the training tiles' median. It can be read
 from the roof itself, so that the marker is a shortcut and no necessity. Correlation r between

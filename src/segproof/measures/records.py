@@ -53,8 +53,9 @@ class Measure(Generic[Function]):
     `better` is its direction, `low` and `high` its range, `unit` what it is counted in, `formula`
     how it is computed and `meaning` what it says. `source` is a key of docs/references.bib, ""
     where the measure was made here. `forwards` is what one number costs, `needs` what has to be
-    there for it, `failure` the known way in which it misleads. `tried_as` is its name in the
-    shipped evidence. `explains_again` measures run the method on other pictures or networks.
+    there for it, `failure` the known way in which it misleads. `column` is the column of results
+    that a headline measure reads, `tried_as` its name in the shipped evidence. `explains_again`
+    measures run the method on other pictures or networks.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Measure(Generic[Function]):
     forwards: str = "0"
     needs: str = ""
     failure: str = ""
+    column: str = ""
     tried_as: str = ""
     explains_again: bool = False
 
@@ -117,6 +119,7 @@ HEADLINE: Final[dict[str, Measure[CutFunction]]] = {
                 " compare with the control p_c. Where the fill draws an outline, both of its parts"
                 " measure that outline."
             ),
+            column="confidence",
             tried_as="contrast",
         ),
         Measure[CutFunction](
@@ -140,6 +143,7 @@ HEADLINE: Final[dict[str, Measure[CutFunction]]] = {
                 "It cannot see that a part of the cause is missing from the map. Under a fill that"
                 " draws the class it measures the outline of the hole."
             ),
+            column="confidence",
             tried_as="m1_confidence",
         ),
         Measure[CutFunction](
@@ -163,6 +167,7 @@ HEADLINE: Final[dict[str, Measure[CutFunction]]] = {
                 "Poor maps tie at 0, and a fill that turns a window into the class raises it for"
                 " every map."
             ),
+            column="confidence",
             tried_as="m2_confidence",
         ),
         Measure[CutFunction](
@@ -186,6 +191,7 @@ HEADLINE: Final[dict[str, Measure[CutFunction]]] = {
                 "The target is shown in any case: maps differ only by the context that they add,"
                 " and where the network needs none all of them have the same value."
             ),
+            column="certainty",
             tried_as="m3_certainty",
         ),
         Measure[CutFunction](
@@ -209,6 +215,7 @@ HEADLINE: Final[dict[str, Measure[CutFunction]]] = {
                 "It reads a hard mask: small changes around the decision threshold count, large"
                 " ones on either side of it do not. Like M1, it cannot see a missing part."
             ),
+            column="iou_drop",
             tried_as="iou_drop",
         ),
     )
@@ -232,6 +239,7 @@ PAPER_M3: Final = Measure[CutFunction](
     forwards="1",
     needs="A fill; a truth mask.",
     failure="It is as low where the network is sure that nothing is there as where it sees all.",
+    column="entropy",
     tried_as="m3_entropy_paper",
 )
 

@@ -1,4 +1,4 @@
-"""One contract for every segmentation network: image units in, logits at image size out."""
+"""Holds every segmentation network to one contract: image units in, logits at image size out."""
 
 from __future__ import annotations
 
@@ -291,8 +291,8 @@ class SegmentationModel(nn.Module):
     ) -> Tensor:
         """Logits [N, K, H, W] in what the network returned for images of `size` (H, W).
 
-        `again` runs it on noise of so many deviations, where one picture does not tell what its
-        numbers are.
+        `again(N)` runs it on noise of N standard deviations, where one picture does not tell what
+        its numbers are.
 
         Raises:
             ModelError: none in it, several that fit, or numbers that could be probabilities; the

@@ -1,4 +1,4 @@
-"""When memory runs out: half the batch, again and again, and a reason where one is too much."""
+"""Halves the batch when memory runs out, again and again, and says where one is too much."""
 
 from __future__ import annotations
 

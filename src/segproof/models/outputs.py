@@ -74,7 +74,7 @@ class OutputReader:
     def logits(self, returned: Any, again: Callable[[float], Any] | None = None) -> Tensor:
         """Logits [N, K, h, w] in what the network returned.
 
-        `again` runs the network on a picture of noise of so many deviations; it is called only
+        `again(N)` runs the network on noise of N standard deviations; it is called only
         where the numbers of this one could be logits as well as probabilities.
         """
         value = self._found(returned)

@@ -1,4 +1,4 @@
-"""How perturbed pictures are run: number format, memory layout, allocator. Each has its error."""
+"""Chooses how perturbed pictures are run: number format, memory layout, allocator."""
 
 from __future__ import annotations
 

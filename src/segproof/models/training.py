@@ -1,4 +1,4 @@
-"""A small honest training loop: seeded, held-out tiles never trained on, nothing downloaded."""
+"""Trains small networks honestly: seeded, held-out tiles never trained on, no download."""
 
 from __future__ import annotations
 

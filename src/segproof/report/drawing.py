@@ -18,6 +18,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from segproof.explain import METHODS
+from segproof.perturb import CONTROLS, control_of
+
 __all__ = [
     "CONTROL_DASH",
     "INK",
@@ -37,19 +40,9 @@ __all__ = [
 ]
 
 INK, SOFT, GRID = "#1f2933", "#5f6b76", "#e3e7eb"
-STYLES = {
-    "grad_cam": ("#0072B2", "o"),
-    "grad_cam_pp": ("#E69F00", "s"),
-    "xgrad_cam": ("#009E73", "^"),
-    "score_cam": ("#D55E00", "D"),
-    "eigen_cam": ("#CC79A7", "v"),
-    "hires_cam": ("#56B4E9", "P"),
-    "layer_cam": ("#7F5539", "X"),
-    "control:random": ("#8a949e", ""),
-    "control:p_c": ("#3c4650", ""),
-}
 SPARE = (("#117733", "<"), ("#332288", ">"), ("#AA4499", "p"), ("#882255", "h"), ("#999933", "*"))
-CONTROL_DASH = {"control:random": (0, (1.5, 1.5)), "control:p_c": (0, (5, 2))}
+# line styles of the controls that figures draw
+CONTROL_DASH = {control.id: control.dash for control in CONTROLS.values() if control.dash}
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -97,9 +90,21 @@ def label_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None
 
 
 def styles_of(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of every method; unknown names get spare ones in the order given."""
+    """Colour and marker of every method and control, those of its record.
+
+    Others get spare pairs, in the order given.
+    """
     spare = iter(SPARE * (1 + len(methods) // len(SPARE)))
-    return {name: STYLES[name] if name in STYLES else next(spare) for name in methods}
+    styles = {}
+    for name in methods:
+        method, control = METHODS.get(name), control_of(name)
+        if control is not None and control.colour:
+            styles[name] = (control.colour, "")
+        elif method is not None and method.colour:
+            styles[name] = (method.colour, method.marker)
+        else:
+            styles[name] = next(spare)
+    return styles
 
 
 def empty_figure(figure: Figure, text: str) -> Figure:

@@ -17,7 +17,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from segproof.analysis import ALPHA, LEAST_IMAGES, LEAST_METHODS, measure_label, method_label
+from segproof.analysis import (
+    ALPHA,
+    LEAST_IMAGES,
+    LEAST_METHODS,
+    higher_is_better,
+    measure_label,
+    method_label,
+)
+from segproof.perturb import is_control
 from segproof.report.drawing import (
     CONTROL_DASH,
     INK,
@@ -102,7 +110,7 @@ def sweep(
     layers = [name for name in _unique(frame["layer"]) if name]
     if not layers:
         return empty_figure(new_figure(6, 1.5), f"nothing was measured at {binarisation}")
-    methods = [name for name in _unique(frame["method"]) if not name.startswith("control:")]
+    methods = [name for name in _unique(frame["method"]) if not is_control(name)]
     controls = [name for name in CONTROL_DASH if (frame["method"] == name).any()]
     styles = styles_of([*methods, *controls])
     figure = new_figure(10.4, 0.7 + 2.5 * len(layers))
@@ -223,7 +231,7 @@ def ranking(
     layers = [name for name in _unique(table["layer"]) if name]
     if any(side.empty for side in sides) or not layers:
         return empty_figure(new_figure(6, 1.5), "needs both thresholds and matched areas")
-    styles = styles_of([m for m in _unique(table["method"]) if not m.startswith("control:")])
+    styles = styles_of([m for m in _unique(table["method"]) if not is_control(m)])
     figure = new_figure(min(10.4, 1.2 + 4.4 * len(layers)), 0.8 + 0.34 * len(styles))
     grid = figure.subplots(1, len(layers), squeeze=False)[0]
     for axes, layer in zip(grid, layers, strict=True):
@@ -419,7 +427,7 @@ def layers(
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     values = wide.to_numpy(float)
     spread = Normalize(float(np.nanmin(values)), float(np.nanmax(values)) + 1e-12)
-    lower = measure == "M1" or (measure == "M3" and preset == "paper")
+    lower = not higher_is_better(measure, preset)
     # Bright is better, whichever way the measure points.
     shown = left.imshow(
         values, cmap="cividis_r" if lower else "cividis", norm=spread, aspect="auto"
@@ -476,7 +484,7 @@ def region_size(
     layers = [name for name in _unique(frame["layer"]) if name]
     if not layers:
         return empty_figure(new_figure(6, 1.5), "no thresholds were measured")
-    styles = styles_of([m for m in _unique(frame["method"]) if not m.startswith("control:")])
+    styles = styles_of([m for m in _unique(frame["method"]) if not is_control(m)])
     figure = new_figure(min(10.4, 1.0 + 4.7 * len(layers)), 3.2)
     grid = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
     for axes, layer in zip(grid, layers, strict=True):

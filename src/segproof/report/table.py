@@ -136,7 +136,7 @@ def daggers(line: Line) -> str:
     lost = [
         sign
         for flag, sign in (("beats_random", DAGGER), ("beats_p_c", DOUBLE_DAGGER))
-        if pd.notna(line[flag]) and not line[flag]
+        if bool(pd.notna(line[flag])) and not line[flag]
     ]
     return "".join(lost)
 

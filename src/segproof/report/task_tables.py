@@ -66,7 +66,8 @@ def ranking_table(analysis: Analysis, frame: pd.DataFrame) -> Table:
     def rank(line: Line) -> Cell:
         if line["struck"]:
             return Cell("struck", line["rank"])
-        return Cell(DASH if pd.isna(line["rank"]) else f"{line['rank']:.0f}", line["rank"])
+        missing = bool(pd.isna(line["rank"]))
+        return Cell(DASH if missing else f"{line['rank']:.0f}", line["rank"])
 
     def p(line: Line) -> Cell:
         return Cell("best" if line["is_best"] else p_text(line["p_vs_best"]), line["p_vs_best"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segproof.analysis import JOINED, MEASURES, SHORT, Analysis
+from segproof.analysis import HEADLINE_MEASURES, JOINED, SHORT, Analysis
 from segproof.report import figures, overlays
 from segproof.report.columns import KINDS, at, measure_name
 from segproof.report.html import Section, drawn, fold, photographed
@@ -98,7 +98,7 @@ def _mean_ranks(section: Section, analysis: Analysis) -> None:
     )
     add_picture(section, lead, caption)
     others = Section("", "The same by the other measures, and all mean ranks")
-    for measure in (m for m in MEASURES if m != lead):
+    for measure in (m for m in HEADLINE_MEASURES if m != lead):
         add_picture(others, measure, "")
     others.add("table", mean_ranks_table(frame, lead))
     section.add("fold", others)

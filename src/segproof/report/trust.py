@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 
 from segproof.analysis import Analysis, method_label
+from segproof.measures import MAP_MEASURES
+from segproof.perturb import is_control
 from segproof.report import figures
 from segproof.report.columns import at
 from segproof.report.html import Section, drawn, fold
@@ -28,7 +30,6 @@ from segproof.report.trust_tables import (
     tiles_text,
     validity_table,
 )
-from segproof.study import MAP_MEASURES
 
 __all__ = ["believed", "controls", "firmness", "heatmap_measures", "notes", "statuses", "studied"]
 
@@ -103,7 +104,7 @@ def studied(analysis: Analysis, tiles: pd.DataFrame, manifest: Mapping[str, Any]
     model, data = manifest.get("model", {}), manifest.get("data", {})
     study = manifest.get("study", {})
     counts = tiles["status"].value_counts() if len(tiles) else pd.Series(dtype=int)
-    methods = [m for m in analysis.rows["method"].unique() if not m.startswith("control:")]
+    methods = [m for m in analysis.rows["method"].unique() if not is_control(m)]
     class_ = study.get("class") or study.get("class_") or manifest.get("class", "")
     parameters = model.get("parameters")
     regions = {region for region in analysis.rows["reference"].unique() if region}
@@ -273,8 +274,7 @@ def heatmap_measures(scores: pd.DataFrame) -> Section:
     )
     for (measure, _), part in scores.groupby(["measure", "fill"], sort=False):
         card = MAP_MEASURES[str(measure)]
-        better = "no direction" if card.better == "neither" else f"{card.better} is better"
-        section.add("heading", f"{measure} ({better})")
+        section.add("heading", f"{measure} ({card.direction})")
         part = part.sort_values("mean", ascending=card.better == "lower")
         section.add("table", scores_table(part, card.unit, card.failure))
     return section

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from segproof.analysis import BOUNDARY, JOINED, VALID_DROP, Analysis
-from segproof.measures import evidence_of, shipped_evidence
+from segproof.analysis import HEADLINE_MEASURES, VALID_DROP, Analysis
+from segproof.measures import BOUNDARY, evidence_of, headline, shipped_evidence
+from segproof.perturb import control_of
 from segproof.report.columns import (
     STATUS_TEXT,
     at,
@@ -141,7 +142,7 @@ def against_table(frame: pd.DataFrame, controls: Sequence[str]) -> Table:
 
         def beats(line: Line) -> Cell:
             flag = line[f"beats_{name}"]
-            won = bool(pd.notna(flag) and flag)
+            won = bool(pd.notna(flag)) and bool(flag)
             shown = "yes" if won else "no"
             shown += "" if line[f"{name}_decided"] else " (by interval; too few tiles)"
             return Cell(shown, won, strong=won and not line["struck"])
@@ -167,14 +168,14 @@ def against_table(frame: pd.DataFrame, controls: Sequence[str]) -> Table:
     return Table(columns, lines_of(frame), "Against the controls", caption)
 
 
+def _phrase(method: str) -> str:
+    """What a control shows, in words."""
+    control = control_of(method)
+    return control.phrase if control else method
+
+
 def originals_table(analysis: Analysis) -> Table:
     """Means of the inputs that need no heatmap: the ends of every scale."""
-    names = {
-        "control:original": "the image itself",
-        "control:empty": "nothing but the fill",
-        "control:target_only": "only the target",
-        "control:target_removed": "exactly the target removed",
-    }
     frame = analysis.originals
     measured = ["confidence", m3_column(analysis), "kept", "iou"]
     measured += [name for name in BOUNDARY if name in frame and frame[name].notna().any()]
@@ -188,7 +189,7 @@ def originals_table(analysis: Analysis) -> Table:
         Column(
             "method",
             "Input",
-            lambda i: Cell(names.get(i["method"], i["method"]), i["method"]),
+            lambda i: Cell(_phrase(i["method"]), i["method"]),
             role="identity",
         ),
         Column("fill", "Fill", lambda i: Cell(i["fill"] or DASH, i["fill"]), role="identity"),
@@ -391,8 +392,8 @@ def believed_table(analysis: Analysis, scores: pd.DataFrame | None) -> Table:
     """How each measure of a report did where the right answer is known."""
     about = shipped_evidence()
     kind_of_cut = analysis.headline.binarisation
-    third = "m3_entropy_paper" if analysis.preset == "paper" else "m3_certainty"
-    cut = ["m1_confidence", "m2_confidence", third, "iou_drop", JOINED]
+    records = headline(analysis.preset)
+    cut = [records[name].tried_as for name in HEADLINE_MEASURES]
     whole = [] if scores is None else list(dict.fromkeys(scores["measure"].astype(str)))
     lines = []
     for measure in [*cut, *whole]:

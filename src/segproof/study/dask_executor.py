@@ -1,4 +1,4 @@
-"""Run functions on a Dask cluster through futures that always end, whatever happens to the cluster.
+"""Runs functions on a Dask cluster through futures that always end, whatever becomes of it.
 
 Dask's own executor leaves a future pending for good where the scheduler dies while a result is
 fetched, and where a message of a dying connection is lost.

@@ -371,13 +371,13 @@ class RunReader:
         )
         return self._db.execute(query).fetchall()
 
-    def pictures(self, most: int) -> Iterator[tuple[str, bytes]]:
+    def pictures(self, most: int) -> list[tuple[str, bytes]]:
         """Sample and packed picture of the first tiles that have one."""
         query = (
             "SELECT sample, picture FROM tiles WHERE picture IS NOT NULL AND status = 'ok'"
             " ORDER BY position LIMIT ?"
         )
-        yield from self._db.execute(query, (most,))
+        return self._db.execute(query, (most,)).fetchall()
 
     def checksum(self, sample: str) -> str:
         """SHA-256 of a tile's rows and scores as they are stored: SQLite itself would not notice a

@@ -1,6 +1,6 @@
-"""Small seeded networks and pictures to try code on, and the state that a call may not change.
+"""Builds small seeded networks and pictures to try code on, and failures to put into them.
 
-`segproof.testing.checks` checks with them; docs/guide/extending.md shows how.
+The checks of `segproof.testing` use them; docs/guide/extending.md shows how.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks that a function of one's own returns."""
+"""Calls a function of one's own that returns a network, where code is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of transformers from folders that save_pretrained wrote."""
+"""Loads networks of transformers from folders that save_pretrained wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of smp in checkpoints of Lightning: TorchGeo's tasks and modules of one's own."""
+"""Loads networks of smp from checkpoints of Lightning: TorchGeo's tasks, own modules."""
 
 from __future__ import annotations
 

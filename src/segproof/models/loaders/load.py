@@ -1,6 +1,4 @@
-"""Networks from files: folders of smp and Hugging Face, state dicts, checkpoints of Lightning, own
-factories.
-"""
+"""Loads networks: folders, state dicts, checkpoints of Lightning, factories of one's own."""
 
 from __future__ import annotations
 

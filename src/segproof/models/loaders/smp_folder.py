@@ -1,4 +1,4 @@
-"""Networks of segmentation_models_pytorch: folders of save_pretrained, and state dicts alone."""
+"""Loads networks of segmentation_models_pytorch: folders, state dicts alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of torchvision from a state dict."""
+"""Loads networks of torchvision from a state dict."""
 
 from __future__ import annotations
 
