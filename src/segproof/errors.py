@@ -1,4 +1,4 @@
-"""The exception tree. Every error says what was found, what was expected and what to do.
+"""Holds the exception tree. Every error says what was found, what was expected and what to do.
 
 SegproofError
 ├── DataError          images, masks, folders of tiles
@@ -148,4 +148,4 @@ class TooManyFailedError(StudyError):
 
 
 class DiskError(SegproofError):
-    """A run folder cannot be written; what is finished is stored and gone on with."""
+    """A run folder cannot be written; what is finished is stored and resumed."""

@@ -1,4 +1,4 @@
-"""The command line."""
+"""Offers the command line."""
 
 import lazy_loader
 

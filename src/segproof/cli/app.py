@@ -1,4 +1,4 @@
-"""The command line: reads the words, loads the command that they name, turns errors into codes."""
+"""Reads the words of a command line, runs the command that they name, turns errors into codes."""
 
 from __future__ import annotations
 

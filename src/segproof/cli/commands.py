@@ -1,4 +1,4 @@
-"""The commands: where each is, its group, its help text and an example; read without torch."""
+"""Lists the commands: where each is, its group, its help text and an example; loads no torch."""
 
 from __future__ import annotations
 
@@ -132,14 +132,15 @@ COMMANDS: Final = {
         CHECK,
         "Read every tile and say what cannot be studied.\n\n"
         "Every image and mask is read: how they pair, what the values of the masks mean, and which"
-        " files are damaged. No network is run. Exit codes: 0 all tiles are good, 4 some are bad,"
+        " files are damaged. A network is not run: its classes, bands and size are compared. Exit"
+        " codes: 0 all tiles are good, 4 some are bad,"
         " 2 there is no such folder.",
         "segproof check TILES --model NETWORK",
     ),
     "status": Command(
         "segproof.cli.status:status",
         CHECK,
-        "Show how far a run is, also while it runs.\n\n"
+        "Show the progress of a run, also while it runs.\n\n"
         "It prints the tiles that are done, the rate, the time left, the failures by reason, and"
         " the command that continues the run.",
         "segproof status run",

@@ -1,4 +1,4 @@
-"""What all commands share: two consoles, the log, how loud they are, and the exit codes."""
+"""Offers what all commands share: two consoles, the log and its loudness, the exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Old names of options: accepted for one release, with a notice that gives the new name."""
+"""Accepts old names of options for one release, with a notice that gives the new name."""
 
 from __future__ import annotations
 
