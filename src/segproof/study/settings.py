@@ -470,7 +470,9 @@ class Settings(BaseModel):
             name = ".".join(str(part) for part in first["loc"]) or "settings"
             if first["type"] == "missing":
                 raise StudyError(
-                    f"no {name}", "model, data and class", f"give {name} (--{name}, or in the file)"
+                    f"no {name}",
+                    "a model, data and a class: a study needs all three",
+                    f"add --{name}, or a `{name}` line to the study file",
                 ) from None
             if first["type"] == "extra_forbidden":
                 fields = [field.alias or key for key, field in cls.model_fields.items()]
