@@ -41,8 +41,8 @@ VERBS = (
     "computes counts cuts decides derives describes diagnoses draws estimates explains "
     "exports fills finds fits formats guards halves hands holds lays lists loads looks makes "
     "measures names offers packs paints parses perturbs plans prints puts raises reads "
-    "records removes renders runs saves says seeds sets shows solves spreads stops stores "
-    "studies styles surveys takes tests trains tries turns wraps writes"
+    "records removes renders runs saves says seeds sets shares shows solves spreads stops "
+    "stores studies styles surveys takes tests trains tries turns wraps writes"
 )
 
 

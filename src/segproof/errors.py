@@ -1,4 +1,4 @@
-"""Raises errors as one tree. Every error says what was found, what was expected and what to do.
+"""Holds the exception tree. Every error says what was found, what was expected and what to do.
 
 SegproofError
 ├── DataError          images, masks, folders of tiles
