@@ -15,7 +15,7 @@ import pandas as pd
 from page import renew
 
 from segproof.analysis import method_label
-from segproof.evidence.of_measures import CUT_MEASURES, FILLS, WHOLE
+from segproof.evidence.of_measures import CUT_MEASURES, TRIED_FILLS, WHOLE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence" / "known-truth.md"
@@ -38,7 +38,7 @@ def tau(row: Any) -> str:
 
 def measures(cards: pd.DataFrame) -> str:
     """Measures of cut maps at matched area, tier by tier, under the study's usual fill."""
-    part = cards[(cards["kind"] == "all") & (cards["fill"] == FILLS[-1])]
+    part = cards[(cards["kind"] == "all") & (cards["fill"] == TRIED_FILLS[-1])]
     part = part[part["measure"].isin(list(CUT_MEASURES))]
     at = {(row.tier, row.measure, row.binarisation): row for row in lines(part)}
     best = part[part["binarisation"] == "area"].groupby("measure")["tau"].min()
@@ -56,7 +56,7 @@ def measures(cards: pd.DataFrame) -> str:
 
 def kinds(cards: pd.DataFrame) -> str:
     """The headline measures and the contrast network by network, at matched area."""
-    part = cards[(cards["binarisation"] == "area") & (cards["fill"] == FILLS[-1])]
+    part = cards[(cards["binarisation"] == "area") & (cards["fill"] == TRIED_FILLS[-1])]
     part = part[part["kind"] != "all"]
     names = ["m1_confidence", "m2_confidence", "m3_certainty", "iou_drop", "contrast"]
     wide = part.pivot_table(index=["tier", "kind"], columns="measure", values="tau", sort=False)

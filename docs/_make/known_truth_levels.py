@@ -30,7 +30,7 @@ def judged() -> pd.DataFrame:
         evidence.judge_measures(
             planted(scenes=2, seed=seed),
             cut=cut,
-            fills=evidence.FILLS[-1:],
+            fills=evidence.TRIED_FILLS[-1:],
             thresholds=(),
             areas=AREAS,
             seed=seed,

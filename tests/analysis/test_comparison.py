@@ -14,7 +14,7 @@ from rows import make_rows
 from segproof.analysis import HEADLINE_MEASURES, Analysis, method_label
 from segproof.analysis.comparison import compare
 from segproof.analysis.tables import ranking
-from segproof.cli import app as cli
+from segproof.cli import app as cli, runs as runs_of_cli
 from segproof.data.scenes import write_scenes
 from segproof.errors import StudyError
 from segproof.models.loaders.load import demo_model_spec
@@ -162,7 +162,7 @@ def test_recommend_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "nowhere")]) == cli.WRONG_INPUT
 
 
-def test_compare_exits_with_1_where_the_evidence_got_worse(
+def test_compare_has_an_exit_code_for_worse_evidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = make_rows(12)
@@ -178,7 +178,7 @@ def test_compare_exits_with_1_where_the_evidence_got_worse(
         def load(cls, folder: Path) -> Fake:
             return cls(runs[folder.name])
 
-    monkeypatch.setattr(cli, "Results", Fake)
+    monkeypatch.setattr(runs_of_cli, "Results", Fake)
     assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == cli.WORSE
     assert cli.main(["compare", str(tmp_path / "b"), str(tmp_path / "a")]) == cli.OK
     assert cli.main(["compare", "a", "b", "--margin", "0.5"]) == cli.OK

@@ -47,7 +47,7 @@ def test_without_m2_iou_drop_judges_and_says_so() -> None:
     rows = contrary()
     made = Analysis(rows[rows["strategy"] == "background_only"])
     assert made.measure == "iou_drop"
-    assert made.verdict.startswith("No M2 was measured, so judged by IoU drop")
+    assert made.verdict.startswith("No M2 was measured, so methods are ranked by IoU drop")
     assert "part is the most faithful (IoU drop 0.775" in made.verdict
     # the M2 of a control alone judges no method
     control_only = rows[(rows["strategy"] == "background_only") | (rows["method"] != "whole")]
@@ -77,7 +77,7 @@ def test_verdict_with_few_tiles_leaves_the_order_open() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "said"), [("strict", "judged by M3 instead"), ("paper", "ranked all the same")]
+    ("preset", "said"), [("strict", "ranked by M3 instead"), ("paper", "rank methods all the same")]
 )
 def test_verdict_without_a_valid_fill(preset: Any, said: Any) -> None:
     text = Analysis(make_rows(fills=("neutral",)), preset).verdict

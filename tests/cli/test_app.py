@@ -303,15 +303,15 @@ def test_multispectral_tiles_from_end_to_end(run: Run, tmp_path: Path) -> None:
 
 def test_fills_prints_every_fill_under_every_outline(run: Run, tiles: Path) -> None:
     how = ("--model", MODEL, "--data", str(tiles), "--class", "building")
-    code, out, _ = run("fills", *how, "--tiles", "1")
+    code, out, _ = run("fills", *how, "--limit", "1")
     assert code == 0
     assert "mean (lowest) of 1 tile" in out
     for name in ("exact", "grow 4 px", "grow 10 px", "roughen 10 px"):
         assert name in out.splitlines()[1]
     lines = {line.split()[0]: line for line in out.splitlines()[2:] if line.split()}
     for fill in FILLS:
-        assert len(re.findall(r"-?\d\.\d\d \(-?\d\.\d\d\)", lines[fill])) == 4
-    assert sum("* " in lines[fill] for fill in FILLS) == 2
+        assert len(re.findall(r"\d\.\d{3} \(.?\d\.\d{3}\)", lines[fill])) == 4
+    assert sum("taken" in lines[fill] for fill in FILLS) == 2
 
 
 def test_fills_need_a_tile_with_the_class(run: Run, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_defaults_of_a_command_stand_in_its_help() -> None:
     kinds = option_types(options.options_of("limit", "layers", "methods", limit=20))
     helps = {name: get_args(kind)[1].help for name, kind in kinds.items()}
     assert helps["limit"].endswith("[default: 20]")
-    assert helps["layers"].endswith("[default: decoder:1,decoder:2]")
+    assert helps["layers"].endswith("[default: decoder:1, decoder:2]")
     assert "One or more of grad_cam, " in helps["methods"]
 
 

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
 
+from segproof.analysis import method_label
 from segproof.deferred import Deferred
 from segproof.errors import SegproofError, UnknownNameError
 from segproof.explain.api import resolve_method
@@ -32,6 +34,8 @@ from segproof.explain.methods import (
     register,
 )
 from segproof.models import SegmentationModel
+from segproof.report.drawing import SPARE, styles_of
+from segproof.study import Settings
 
 BIBLIOGRAPHY = Path(__file__).parents[2] / "docs" / "references.bib"
 
@@ -45,7 +49,14 @@ def plain_cam(capture: Capture, layer: str, model: SegmentationModel) -> RawMap:
 def added() -> Iterator[Method]:
     lists: tuple[dict[str, object], ...] = (METHODS, PAPER_METHODS, CHANNELWISE, LAYERLESS)  # type: ignore[assignment]
     yield register(
-        Method("plain_cam", plain_cam, "Plain CAM", "Adds the channels up.", colour="#101010")
+        Method(
+            "plain_cam",
+            plain_cam,
+            "Plain CAM",
+            "Adds the channels up.",
+            colour="#101010",
+            marker="h",
+        )
     )
     for known in lists:
         known.pop("plain_cam", None)
@@ -113,9 +124,25 @@ def test_an_added_method_is_in_every_list(added: Method) -> None:
         resolve_method("plane_cam", "strict")
     assert not reads_baseline(plain_cam)
     assert added.help == "Plain CAM: Adds the channels up. Cost: no further forward."
+    assert method_label("plain_cam") == "Plain CAM"
+    assert styles_of(["plain_cam", "own"]) == {"plain_cam": ("#101010", "h"), "own": SPARE[0]}
+    needed: dict[str, Any] = {"model": "m", "data": "d", "class_": "roof"}
+    assert Settings(**needed, methods=("plain-cam",)).methods == ("plain_cam",)
     with pytest.raises(SegproofError, match="a second method named plain_cam"):
         register(added)
     assert METHODS["plain_cam"] is added
+
+
+def test_an_added_method_is_in_the_help_texts() -> None:
+    code = (
+        "import sys\n"
+        "from segproof.explain import Method, register\n"
+        "register(Method('plain_cam', print, 'Plain CAM', 'Adds the channels up.'))\n"
+        "from segproof.cli import main\n"
+        "sys.exit(main(['explain', '--help']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "integrated_gradients, plain_cam;" in re.sub(r"[\s│]+", " ", done.stdout)
 
 
 def test_records_load_no_torch() -> None:

@@ -37,8 +37,8 @@ from segproof.measures.curves import (
     insertion_curve,
     road_curve,
 )
+from segproof.measures.map_records import MAP_MEASURES
 from segproof.measures.pictures import confidence
-from segproof.measures.records import MAP_MEASURES
 from segproof.models.contract import SegmentationModel, probabilities
 from segproof.perturb.controls import random_blobs
 from segproof.perturb.fill_context import FillContext

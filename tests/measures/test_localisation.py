@@ -18,7 +18,7 @@ from heatmap_cases import SEEDS, explained, given_case, masks_of, random_case
 from segproof.errors import DataError
 from segproof.measures import localisation, robustness
 from segproof.measures.case import Undefined
-from segproof.measures.records import MAP_MEASURES
+from segproof.measures.map_records import MAP_MEASURES
 
 PLACES = (
     "pointing_game",

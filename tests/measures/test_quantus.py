@@ -22,8 +22,8 @@ from segproof.explain.forward_pass import Capture, capture
 from segproof.explain.methods import METHODS
 from segproof.measures import curves, robustness as quality
 from segproof.measures.case import HeatmapCase
+from segproof.measures.map_records import MAP_MEASURES
 from segproof.measures.pictures import confidence
-from segproof.measures.records import MAP_MEASURES
 from segproof.models.contract import probabilities
 from segproof.perturb.fills import perturb
 

@@ -20,7 +20,7 @@ from segproof.explain.methods import METHODS
 from segproof.explain.target import BoundTarget, Target
 from segproof.measures import robustness as quality
 from segproof.measures.case import HeatmapCase, Undefined
-from segproof.measures.records import AGAIN as AGAIN_COSTS, MAP_MEASURES
+from segproof.measures.map_records import AGAIN as AGAIN_COSTS, MAP_MEASURES
 from segproof.models.contract import SegmentationModel
 from segproof.perturb.records import FillFunction
 from segproof.perturb.seeding import seeded

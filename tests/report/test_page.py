@@ -88,7 +88,7 @@ def test_every_measure_shows_how_it_did_where_the_truth_is_known(page: Any) -> N
 
 def test_the_ranking_goes_by_the_measure_that_judges(page: Any) -> None:
     made = Analysis(make_rows(20))
-    assert "By contrast, the measure that this report goes by" in page.words
+    assert "Ranked by contrast, the measure of the verdict" in page.words
     for frame in (made.ranking, made.by_iou_drop):
         for mean in frame["mean"]:
             assert f"{mean:.3f}".replace("-", "\N{MINUS SIGN}") in page.words
@@ -152,7 +152,7 @@ def test_paper_preset_lists_the_published_faults() -> None:
     page = Page(render(rows, make_tiles(3), make_manifest("paper", 3)))
     assert "repeats the published protocol, its faults included" in page.words
     assert "lowest entropy" in page.words
-    assert "By IoU drop, the measure that this report goes by" in page.words
+    assert "Ranked by IoU drop, the measure of the verdict" in page.words
     assert "M3 is won" not in Page(render(SMALL, make_tiles(2), make_manifest())).words
 
 

@@ -499,7 +499,7 @@ def test_command_line_status_verify_and_report(
     out = tmp_path / "run"
     command = study_of(tiles).command(out, UNTIL.flags()).split()[1:]
     assert cli.main([*command, "--allow-code", "--dry-run"]) == 0
-    assert "less where it is decided before (best" in capsys.readouterr().out
+    assert "the study stops when it is decided (best)" in capsys.readouterr().out
     assert not out.exists()
     assert cli.main([*command, "--allow-code"]) == 0
     said = " ".join(capsys.readouterr().out.split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -23,7 +23,9 @@ from segproof.measures.case import Undefined
 from segproof.measures.robustness import alike
 from segproof.models.contract import SegmentationModel
 from segproof.models.loaders.load import demo_model_spec
+from segproof.perturb import FILLS
 from segproof.study.pictures import TilePictures
+from segproof.study.plan import Kind
 from segproof.study.results import Results
 from segproof.study.run import Study
 from segproof.study.speed import distance_of
@@ -91,8 +93,8 @@ def test_what_is_planned_is_asked_for(wide: tuple[Results, int], tiles: Path) ->
     bare = [name for name in plan.study.methods if name in LAYERLESS]
     each = sum(CHANNELWISE.get(name, 0) * 4 + (name in CHANNELWISE) for name in plan.study.methods)
     spent = 1 + 2 * each + sum(LAYERLESS[name]((tiny.SIDE, tiny.SIDE)) for name in bare)
-    assert plan.forwards_per_tile == spent + plan.shown_per_tile
-    assert len(results.rows) == 2 * plan.shown_per_tile
+    assert plan.forwards_per_tile == spent + plan.pictures_per_tile
+    assert len(results.rows) == 2 * plan.pictures_per_tile
     # infidelity shows 64 pictures for each map and for each control that is judged, and gini none
     judged = results.scores[results.scores["measure"] == "infidelity"]
     unseen = results.rows[results.rows["confidence"].isna()]
@@ -100,6 +102,31 @@ def test_what_is_planned_is_asked_for(wide: tuple[Results, int], tiles: Path) ->
         flat = int((unseen["sample"] == tile.sample).sum())
         more = 64 * int((judged["sample"] == tile.sample).sum())
         assert tile.asked == plan.forwards_per_tile - flat + more
+
+
+def test_the_plan_lists_every_picture_in_the_order_of_the_rows(
+    wide: tuple[Results, int], tiles: Path
+) -> None:
+    results, _ = wide
+    pictures = (
+        Study.of(**(tiny.SETTINGS | {"data": str(tiles)} | WIDE)).plan(tiny.network()).pictures()
+    )
+    columns = ["method", "layer", "binarisation", "level", "strategy", "reference", "fill", "seed"]
+    listed = pd.DataFrame([[getattr(one, name) for name in columns] for one in pictures])
+    listed.columns = pd.Index(columns)
+    for _, rows in results.rows.groupby("sample"):
+        pd.testing.assert_frame_equal(
+            rows[columns].reset_index(drop=True), listed, check_dtype=False
+        )
+    # counted by hand: 7 methods at 2 layers and joined in 2 ways, 2 without a layer: 30 maps of
+    # 7 cuts, 4 readings (M3 has a second reference) and 2 fills; controls: random 5 x 3 cuts,
+    # p_c 5, uniform 2, edges 3, truth 3; inverse: 2 areas of each map
+    kinds = {kind: sum(one.kind == kind for one in pictures) for kind in get_args(Kind)}
+    assert kinds == {
+        "original": 1, "target_removed": len(FILLS), "empty": 2, "target_only": 4,
+        "method": 30 * 7 * 4 * 2, "control": (15 + 5 + 2 + 3 + 3) * 4 * 2 + 30 * 2 * 2,
+    }  # fmt: skip
+    assert len(set(pictures)) == len(pictures)
 
 
 def test_alike_pictures_are_shown_once_and_measured_alike(
@@ -187,7 +214,7 @@ def test_score_cam_of_some_channels_says_how_far_it_is_from_all(
     assert said["forwards"] == 3 * (2 * 1 + 2 * (3 + 5))
     assert counted + said["forwards"] + 2 == spy.shown
     plan = results_plan(tiles, score_channels=2)
-    assert plan.forwards_per_tile == 1 + 2 * (1 + 2) + plan.shown_per_tile
+    assert plan.forwards_per_tile == 1 + 2 * (1 + 2) + plan.pictures_per_tile
     exact = Spy().run(tiles, tmp_path / "exact", **SHORT)
     assert exact.manifest["score_cam"] is None
     every = Spy().run(tiles, tmp_path / "every", score_channels=9, **SHORT)
@@ -233,7 +260,7 @@ def test_explain_says_the_distance_on_the_first_of_several_pictures(
     words = ["explain", "--model", demo_model_spec(), "--class", "building", "--layer", "decoder:5"]
     short = [*words, "--method", "score_cam", "--score-channels", "3"]
     assert main([*short, *pictures, "--out", str(tmp_path / "short")]) == 0
-    assert "shows 4 pictures instead of" in " ".join(capsys.readouterr().out.split())
+    assert "runs 4 pictures instead of" in " ".join(capsys.readouterr().out.split())
     first, second = json.loads((tmp_path / "short" / "explanations.json").read_text())
     assert (first["score_channels"], first["forwards"]) == (3, 5)
     assert first["exact"]["decoder:5"]["exact"] > 4

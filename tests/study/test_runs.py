@@ -382,7 +382,7 @@ def test_exit_codes(
     assert "2 failed" in capsys.readouterr().out
     assert cli.main(["status", str(tmp_path / "a")]) == cli.OK
     said = capsys.readouterr().out
-    assert "20 of 20 tiles (100%), not running" in said
+    assert "20 of 20 tiles done (100%), not running" in said
     assert "damaged file" in said
     assert cli.main(["verify", str(tmp_path / "a"), "--allow-code"]) == cli.OK
     assert "3 tiles computed again, greatest difference 0.0e+00; 0 problems" in (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from run_folders import IDENTITY, row, tile
 from segproof import Results, StudyError
+from segproof.study.integrity import status
 from segproof.study.store import COLUMNS, Kept, Row, RunStore, TileResult, reading
 
 
@@ -79,6 +82,21 @@ def test_a_changed_number_changes_the_checksum(tmp_path: Path) -> None:
     changed.close()
     with reading(tmp_path / "run.db") as db:
         assert db.checksum("a") != stored.checksum
+
+
+def test_a_run_that_was_killed_while_it_made_its_store(tmp_path: Path) -> None:
+    """SQLite leaves a journal that a reader may not roll back: nothing is in the file yet."""
+    with closing(sqlite3.connect(tmp_path / "run.db")) as db:
+        db.execute("PRAGMA user_version = 1")
+    # magic, records, nonce, pages before, bytes of a sector and of a page
+    head = bytes.fromhex("d9d505f920a163d7") + struct.pack(">IIIII", 0, 1, 0, 512, 4096)
+    (tmp_path / "run.db-journal").write_bytes(head.ljust(512, b"\0"))
+    with reading(tmp_path / "run.db") as reader:
+        assert not reader.has_tables()
+    assert status(tmp_path).count is None
+    with RunStore(tmp_path, IDENTITY) as store:
+        store.write(tile("a"))
+    assert status(tmp_path).ok == 1
 
 
 def test_studied_tiles_alone_tell_the_rate(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_plan_counts_what_is_shown(strict: Results, tiles: Path) -> None:
     )
     spent = ok.set_index("sample")["asked"] + flat
     assert (spent == plan.forwards_per_tile).all()
-    assert len(strict.rows) == 2 * plan.shown_per_tile
+    assert len(strict.rows) == 2 * plan.pictures_per_tile
     assert plan.forwards == 3 * plan.forwards_per_tile
 
 
@@ -258,7 +258,7 @@ def test_plan_counts_forwards_for_each_channel(
     plan = Study.of(data=str(tiles), **(SMALL | {"methods": methods})).plan()
     channels = sum(shape.channels for shape in plan.shapes)
     spent = each * channels + once * len(plan.shapes)
-    assert plan.forwards_per_tile == 1 + spent + plan.shown_per_tile
+    assert plan.forwards_per_tile == 1 + spent + plan.pictures_per_tile
 
 
 def test_controls_are_rows(strict: Results) -> None:
@@ -485,7 +485,7 @@ def test_planned_forwards_are_spent(wide_run: tuple[Study, Results]) -> None:
     assert len(ok)
     assert set(ok["asked"]) == {plan.forwards_per_tile}
     rows = results.rows
-    assert set(rows.groupby("sample").size()) == {plan.shown_per_tile}
+    assert set(rows.groupby("sample").size()) == {plan.pictures_per_tile}
 
 
 def test_a_reference_that_is_empty_is_a_status(tmp_path: Path) -> None:
@@ -631,7 +631,7 @@ def test_masses_and_otsu_are_further_rows(tiles: Path, tmp_path: Path) -> None:
         assert row.area == pytest.approx(
             float(binarise(made.heatmap(), **how).float().mean()), abs=1e-3
         )
-    assert len(results.rows) == study.plan().shown_per_tile
+    assert len(results.rows) == study.plan().pictures_per_tile
     assert "--otsu" in study.command("x").split()
     page = report.render(results.rows, results.tiles, results.manifest)
     assert "at matched area" in page
@@ -888,8 +888,8 @@ def test_methods_without_a_layer_are_rows_of_the_input(tiles: Path, tmp_path: Pa
     plan = study.plan()
     flat = int((results.rows["status"] == "all_zero").sum())
     assert int(results.tiles["asked"].sum()) + flat == plan.forwards_per_tile
-    assert plan.forwards_per_tile == 1 + len(occlusion_windows((96, 96))) + plan.shown_per_tile
-    assert len(results.rows) == plan.shown_per_tile
+    assert plan.forwards_per_tile == 1 + len(occlusion_windows((96, 96))) + plan.pictures_per_tile
+    assert len(results.rows) == plan.pictures_per_tile
     ranked = results.faithfulness()
     assert "input" in set(ranked["layer"])
     page = report.render(results.rows, results.tiles, results.manifest, results.pictures(1))

@@ -477,8 +477,8 @@ MUTANTS: list[Mutant] = [
             "a picture's gradients do not depend on the batch",
         ),
         (
-            "yield found\n    finally:\n        for handle in handles:",
-            "yield found\n    finally:\n        for handle in handles[1:]:",
+            "yield results\n    finally:\n        for handle in handles:",
+            "yield results\n    finally:\n        for handle in handles[1:]:",
             "hooks are removed",
         ),
         (
@@ -768,8 +768,8 @@ MUTANTS: list[Mutant] = [
     *_of(
         "explain/target",
         (
-            'if self.kind == "fp":\n            return prediction & ~known',
-            'if self.kind == "fp":\n            return known & ~prediction',
+            'if self.kind == "fp":\n            return prediction & ~labelled',
+            'if self.kind == "fp":\n            return labelled & ~prediction',
             "false alarms are predicted",
         ),
         ("structure=np.ones((3, 3))", "structure=None", "corners join objects"),
@@ -780,20 +780,20 @@ MUTANTS: list[Mutant] = [
             "a ring lies on both sides",
         ),
         (
-            "found[:, top:bottom, left:right] = True",
-            "found[:, left:right, top:bottom] = True",
+            "drawn[:, top:bottom, left:right] = True",
+            "drawn[:, left:right, top:bottom] = True",
             "X goes right, Y down",
         ),
-        ("found[:, y, x] = True", "found[:, y - 1, x] = True", "points are where they are said"),
+        ("drawn[:, y, x] = True", "drawn[:, y - 1, x] = True", "points are where they are said"),
         (
             "return logits[:, index] - logits[:, self.rival]",
             "return logits[:, self.rival] - logits[:, index]",
             "the rival is subtracted",
         ),
-        ("return found & valid", "return found", "boxes and points hold valid pixels only"),
+        ("return drawn & valid", "return drawn", "boxes and points hold valid pixels only"),
         (
-            "known = prediction if truth is None else truth & valid",
-            "known = prediction if truth is None else truth",
+            "labelled = prediction if truth is None else truth & valid",
+            "labelled = prediction if truth is None else truth",
             "the truth counts where pixels are valid",
         ),
     ),
@@ -1084,8 +1084,8 @@ MUTANTS: list[Mutant] = [
         ),
         ("sign * values", "values", "lower is better for some measures"),
         (
-            "                return\n            found =",
-            "                self.seen += 1\n                continue\n            found =",
+            "                return\n            rows_of_tile =",
+            "                self.seen += 1\n                continue\n            rows_of_tile =",
             "only complete beginnings count",
         ),
     ),

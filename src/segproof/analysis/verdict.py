@@ -49,15 +49,15 @@ def _reason(basis: Basis) -> str:
             f"No fill that was used is valid for this model: removing exactly the target with "
             f"{at.fill} {change}, so {what} measure outlines"
             + (
-                " and rank nothing; judged by M3 instead. "
+                " and rank nothing; methods are ranked by M3 instead. "
                 if strict
-                else "; ranked all the same, as published. "
+                else "; they rank methods all the same, as published. "
             )
         )
     if basis.measure == "iou_drop" and strict:
         return (
-            "No M2 was measured, so judged by IoU drop, which cannot see that a part of the cause "
-            "is missing. "
+            "No M2 was measured, so methods are ranked by IoU drop, which cannot see that a part "
+            "of the cause is missing. "
         )
     return ""
 

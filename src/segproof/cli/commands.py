@@ -20,7 +20,7 @@ OPTIONS: Final = Group("Options of every command", sort_key=99)
 @dataclass(frozen=True)
 class Command:
     """A command: `function` is "module:name", `help` what `--help` prints, `example` a command
-    line, `loads` what the first message calls the network that is loaded where none is named.
+    line, `loads` what the first message says is loaded where the words name no network.
     """
 
     function: str
@@ -39,7 +39,6 @@ COMMANDS: Final = {
         " gradients. Exit codes: 0 ready to explain, 4 something does not work, 2 the network"
         " cannot be loaded.",
         "segproof doctor --model NETWORK --image TILE.png",
-        loads="to check",
     ),
     "layers": Command(
         "segproof.cli.networks:layers",
@@ -50,7 +49,6 @@ COMMANDS: Final = {
         " the receptive field: the side of the square that holds 95 % of what a cell in the"
         " middle depends on.",
         "segproof layers --model NETWORK --image TILE.png",
-        loads="to list",
     ),
     "train": Command(
         "segproof.cli.networks:train",
@@ -68,7 +66,6 @@ COMMANDS: Final = {
         " which.",
         "segproof explain TILE.png --model NETWORK --class building --methods grad_cam"
         " --layers decoder:-1 --out explained",
-        loads="to explain",
     ),
     "recommend": Command(
         "segproof.cli.study:recommend",
@@ -78,7 +75,6 @@ COMMANDS: Final = {
         " on every decoder block. It prints one sentence, a ranking, and the command of the same"
         " study.",
         "segproof recommend --model NETWORK --data TILES --class building --out quick",
-        loads="to recommend for",
     ),
     "demo": Command(
         "segproof.cli.study:demo",
@@ -87,7 +83,7 @@ COMMANDS: Final = {
         "The demo generates tiles, loads the network that ships with segproof, and writes a"
         " report.",
         "segproof demo --out demo",
-        loads="of the demo",
+        loads="the network of the demo",
     ),
     "init": Command(
         "segproof.cli.study_file:init",
@@ -97,7 +93,6 @@ COMMANDS: Final = {
         " and the folder is read, so that the class and the layers are those of the network. Run"
         " the file with `segproof study`.",
         "segproof init NETWORK TILES --out study.toml",
-        loads="to describe",
     ),
     "study": Command(
         "segproof.cli.study:study",
@@ -108,7 +103,6 @@ COMMANDS: Final = {
         " report.html. Exit codes: 0 done, 2 wrong input, 4 some tiles failed, 5 the disk is full"
         " or not writable, 130 stopped.",
         "segproof study --model NETWORK --data TILES --class building --out run",
-        loads="of the study",
     ),
     "fills": Command(
         "segproof.cli.study:fills",
@@ -118,7 +112,6 @@ COMMANDS: Final = {
         " drop of confidence, mean (lowest) over the tiles, and marks the fills that a strict study"
         " takes. A fill is valid where the mean drop is at least 0.5.",
         "segproof fills --model NETWORK --data TILES --class building",
-        loads="to try fills on",
     ),
     "report": Command(
         "segproof.cli.runs:report",
@@ -139,14 +132,15 @@ COMMANDS: Final = {
         CHECK,
         "Read every tile and say what cannot be studied.\n\n"
         "Every image and mask is read: how they pair, what the values of the masks mean, and which"
-        " files are damaged. No network is run. Exit codes: 0 all tiles are good, 4 some are bad,"
+        " files are damaged. A network is not run: its classes, bands and size are compared. Exit"
+        " codes: 0 all tiles are good, 4 some are bad,"
         " 2 there is no such folder.",
         "segproof check TILES --model NETWORK",
     ),
     "status": Command(
         "segproof.cli.status:status",
         CHECK,
-        "Show how far a run is, also while it runs.\n\n"
+        "Show the progress of a run, also while it runs.\n\n"
         "It prints the tiles that are done, the rate, the time left, the failures by reason, and"
         " the command that continues the run.",
         "segproof status run",
@@ -159,7 +153,7 @@ COMMANDS: Final = {
         " table, and recomputes a few tiles. Exit codes: 0 nothing is wrong, 4 something is wrong,"
         " 2 there is no run, or the network is another one.",
         "segproof verify run --limit 3",
-        loads="of the run",
+        loads="the network of the run",
     ),
     "measures": Command(
         "segproof.cli.measures:measures",
@@ -178,6 +172,6 @@ COMMANDS: Final = {
         " measures order maps of known quality rightly, and which methods find a cue that the"
         " network needs. The folder holds measures.csv, methods.csv, cards.json and figures.",
         "segproof evidence --tier a --scenes 4 --out evidence",
-        loads="of the evidence",
+        loads="the networks of the evidence",
     ),
 }

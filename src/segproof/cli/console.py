@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 from rich.console import Console
 
-from segproof.errors import printable
+from segproof.errors import SegproofError, printable
 
 __all__ = [
     "DISK",
@@ -65,9 +65,12 @@ def set_loudness(*, quiet: bool = False, verbose: bool = False) -> None:
 
 def say_error(error: Exception) -> None:
     """Print an error as one message; with --verbose where it was raised too."""
-    err.print(
-        "error: " + printable(str(error), keep="\n"), style="red", markup=False, highlight=False
-    )
+    text, fix = str(error), ""
+    if isinstance(error, SegproofError):
+        text, fix = f"found {error.found}; expected {error.expected}", error.fix
+    for line, style in ((f"error: {text}", "red"), (f"       {fix}", "bold")):
+        if line.strip():
+            err.print(printable(line, keep="\n"), style=style, markup=False, highlight=False)
     log.debug("raised at:", exc_info=error)
 
 

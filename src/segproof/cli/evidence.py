@@ -13,50 +13,75 @@ from rich.table import Table
 
 from segproof.analysis import method_label
 from segproof.cli.console import OK, Switch, out, progress
-from segproof.cli.options import listed
+from segproof.cli.options import AllowFlag, listed
 from segproof.data import FolderDataset
 from segproof.errors import UnknownNameError
-from segproof.evidence import CUT_MEASURES, FILLS as EVIDENCE_FILLS, Evidence, run as benchmark
+from segproof.evidence import CUT_MEASURES, TRIED_FILLS, Evidence, run as benchmark
 from segproof.models import keep_blocks
 from segproof.perturb import FILLS
 from segproof.report import escape
 
 _METHODS: Final = ",".join(benchmark.DEFAULT_METHODS)
 _MEASURES: Final = ",".join(benchmark.DEFAULT_MEASURES)
-_FILLS: Final = ",".join(EVIDENCE_FILLS)
+_FILLS: Final = ",".join(TRIED_FILLS)
 
 
 def evidence(
     *,
-    out_: Annotated[Path, Parameter("--out", help="Folder to write to.")],
+    out_: Annotated[Path, Parameter("--out", help="Folder for the tables and figures.")],
     tier: Annotated[
         str,
-        Parameter(help="a: networks built by hand; b: trained on scenes; c: on --train, --test."),
+        Parameter(
+            help="Networks whose truth is known, a,b: a (built by hand), b (trained on generated"
+            " scenes), c (trained on the tiles of --train, measured on those of --test)."
+        ),
     ] = ",".join(benchmark.TIERS),
     methods: Annotated[
-        str, Parameter(help="a,b; all; none; python:MODULE:FUNCTION for your own.")
+        str,
+        Parameter(
+            help="Methods to test, a,b; all; none; or python:MODULE:FUNCTION for your own."
+            f" [default: {', '.join(benchmark.DEFAULT_METHODS)}]",
+            show_default=False,
+        ),
     ] = _METHODS,
     measures: Annotated[
-        str, Parameter(help="a,b; all; none; python:MODULE:FUNCTION for your own.")
+        str,
+        Parameter(
+            help="Measures to test, a,b; all; none; or python:MODULE:FUNCTION for your own."
+            f" [default: {', '.join(benchmark.DEFAULT_MEASURES)}]",
+            show_default=False,
+        ),
     ] = _MEASURES,
-    layers: Annotated[str | None, Parameter(help="Aliases or paths. [all worth it]")] = None,
+    layers: Annotated[
+        str | None,
+        Parameter(help="Layers, a,b, by alias or path. Without it, all that are worth explaining."),
+    ] = None,
     fills: Annotated[
         str,
-        Parameter(help=f"a,b of absent (the ideal one), {', '.join(FILLS)}; methods: the last."),
+        Parameter(
+            help=f"Fills to test measures with, a,b, of absent (the ideal one), {', '.join(FILLS)}."
+            " Methods are tested with the last one."
+        ),
     ] = _FILLS,
-    scenes: Annotated[int | None, Parameter(help="Scenes for each network.")] = None,
-    train: Annotated[Path | None, Parameter(help="Tier c: folder of tiles with roofs.")] = None,
-    test: Annotated[Path | None, Parameter(help="Tier c: tiles to measure on.")] = None,
+    scenes: Annotated[
+        int | None,
+        Parameter(help="Number of scenes for each network. Without it, each tier has its own."),
+    ] = None,
+    train: Annotated[
+        Path | None, Parameter(help="Tier c: folder of tiles with roofs to train on.")
+    ] = None,
+    test: Annotated[Path | None, Parameter(help="Tier c: folder of tiles to measure on.")] = None,
     steps: Annotated[
-        int, Parameter(help="Tier c: of training, for each of four networks; 2 minutes at 400.")
+        int,
+        Parameter(
+            help="Tier c: training steps of each of the four networks; 400 take two minutes."
+        ),
     ] = 400,
     full: Annotated[
-        Switch, Parameter(help="All networks, methods and measures: half an hour.")
+        Switch, Parameter(help="Test all networks, methods and measures: half an hour.")
     ] = False,
-    seed: Annotated[int, Parameter(help="Of scenes and maps.")] = 0,
-    allow_code: Annotated[
-        Switch, Parameter("--allow-code", help="Let python:MODULE:FUNCTION run.")
-    ] = False,
+    seed: Annotated[int, Parameter(help="Seed of the scenes and the maps.")] = 0,
+    allow_code: AllowFlag = False,
 ) -> int:
     """Test measures and methods where the right answer is known."""
     torch.set_num_threads(1)  # the networks are small, and figures the same on every machine

@@ -29,6 +29,7 @@ from segproof.cli.options import (
 from segproof.data import MaskValues, Reading, expand_pictures, read_image, read_mask
 from segproof.errors import DataError, StudyError
 from segproof.explain import (
+    METHODS,
     REGIONS,
     Explanation,
     Target,
@@ -276,7 +277,8 @@ def _write_explanation(
         limits=display_range(model.mean, model.std, model.bands),
     )
     write_atomic(folder / f"{stem}.png", lambda stream: stream.write(png(figure)))
-    masked = made.method in ("score_cam", "rise", "occlusion", "integrated_gradients")
+    record = METHODS.get(made.method)
+    masked = record is not None and record.reads_baseline
     return {
         "image": str(path),
         "heatmap": f"{stem}.npy",

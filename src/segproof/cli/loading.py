@@ -24,10 +24,12 @@ __all__ = ["load", "picture_of", "say_loading"]
 def say_loading(words: Sequence[str]) -> None:
     """Say which network a command is about to load, before torch is imported for it."""
     command = COMMANDS.get(words[0]) if words else None
-    if command is None or not command.loads or {"--help", "-h"} & set(words):
+    if command is None or {"--help", "-h"} & set(words):
         return
-    name = _network_of(words) or command.loads
-    log.info("loading the network %s ...", name)
+    name = _network_of(words)
+    network = command.loads if name is None else f"the network {name}"
+    if network:
+        log.info("loading %s ...", network)
 
 
 def _network_of(words: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Commands that look at a network: layers, doctor, train."""
+"""Runs the commands that look at a network: layers, doctor, train."""
 
 from __future__ import annotations
 
@@ -130,7 +130,9 @@ def train(
     *,
     data: Annotated[
         list[Path] | None,
-        Parameter(help="Folders of tiles with masks of 0 and 255.", consume_multiple=True),
+        Parameter(
+            help="Folders of tiles with masks of 0 and 255.", consume_multiple=True, negative=()
+        ),
     ] = None,
     out_: Annotated[Path, Parameter("--out", help="New folder for the network.")],
     arch: Annotated[

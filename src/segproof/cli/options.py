@@ -1,4 +1,4 @@
-"""Derives options from the settings of a study, and turns what is typed into settings.
+"""Turns the settings of a study into options, and what is typed into settings.
 
 A setting is described once, in `segproof.study.settings`: its option has its name, its description,
 its default and its group. Lists are typed as a,b,c; `all` names everything, `none` nothing.
@@ -105,7 +105,7 @@ def _choices(name: str, kind: Any) -> str:
 def _default(value: object, info: FieldInfo) -> str:
     if info.is_required() or value is None or isinstance(value, bool):
         return ""
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f" [default: {text or 'none'}]"
 
 

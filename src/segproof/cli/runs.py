@@ -1,4 +1,4 @@
-"""Commands that read tiles and run folders: check, verify, compare, report."""
+"""Runs the commands that read tiles and run folders: check, verify, compare, report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shows how far a run is; loads neither torch nor the tables, so that it answers at once."""
+"""Shows the progress of a run; loads neither torch nor the tables, so that it answers at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def status(
     *,
     json: JsonFlag = False,
 ) -> int:
-    """Show how far a run is, also while it runs."""
+    """Show the progress of a run, also while it runs."""
     progress = status_of(run)
     if json:
         print_json({**asdict(progress), "done": progress.done})

@@ -10,9 +10,9 @@ from .graded_maps import (
 from .of_measures import (
     AREAS as AREAS,
     CUT_MEASURES as CUT_MEASURES,
-    FILLS as FILLS,
     HEADLINE as HEADLINE,
     THRESHOLDS as THRESHOLDS,
+    TRIED_FILLS as TRIED_FILLS,
     Shown as Shown,
     judge_measures as judge_measures,
     measure_cards as measure_cards,

@@ -31,16 +31,16 @@ from segproof.perturb import FillFunction, binarise, keep_mask, rank_pixels
 __all__ = [
     "AREAS",
     "CUT_MEASURES",
-    "FILLS",
     "HEADLINE",
     "THRESHOLDS",
+    "TRIED_FILLS",
     "Shown",
     "judge_measures",
     "measure_cards",
     "scene_scores",
 ]
 
-FILLS: Final = ("absent", "background_texture")
+TRIED_FILLS: Final = ("absent", "background_texture")
 THRESHOLDS: Final = (0.1, 0.3, 0.5)
 AREAS: Final = (0.05, 0.1, 0.2, 0.3)
 HEADLINE: Final = ("m1_confidence", "m2_confidence", "m3_certainty", "iou_drop")
@@ -91,7 +91,7 @@ def judge_measures(
     *,
     cut: Mapping[str, Measure[CutFunction]] = CUT_MEASURES,
     whole: Mapping[str, Measure[MapMeasure] | MapMeasure] | None = None,
-    fills: Sequence[str] = FILLS,
+    fills: Sequence[str] = TRIED_FILLS,
     thresholds: Sequence[float] = THRESHOLDS,
     areas: Sequence[float] = AREAS,
     seed: int = 0,

@@ -20,8 +20,8 @@ from segproof.evidence.credit import shapley_table
 from segproof.evidence.known import KnownScene
 from segproof.evidence.of_measures import (
     CUT_MEASURES,
-    FILLS,
     HEADLINE,
+    TRIED_FILLS,
     WHOLE as WHOLE_MAP,
     judge_measures,
     measure_cards,
@@ -161,7 +161,7 @@ def run(
     methods: Sequence[str | MethodFunction] = DEFAULT_METHODS,
     measures: Sequence[str | Measure[MapMeasure] | MapMeasure] = DEFAULT_MEASURES,
     layers: Sequence[str] | None = None,
-    fills: Sequence[str] = FILLS,
+    fills: Sequence[str] = TRIED_FILLS,
     scenes: int | None = None,
     full: bool = False,
     seed: int = 0,

@@ -1,4 +1,4 @@
-"""Explains pictures: one capture for all methods and layers, then heatmaps with a status."""
+"""Explains pictures: one capture for all methods and layers, heatmaps with a status."""
 
 from __future__ import annotations
 
@@ -276,13 +276,13 @@ def explain_all(
         DataError: a truth region without truth, masks of another size.
         SegproofError: two methods or layers of one name.
     """
-    opened, asked = as_model(model), as_target(target)
+    opened, goal = as_model(model), as_target(target)
     how: dict[str, Any] = {"fill": fill, "batch": batch, "seed": seed, "smooth": smooth}
     return [
-        made
+        explanation
         for sample in as_pictures(image, opened)
-        for made in _explain_sample(
-            opened, sample, methods, layers, asked, truth, valid, padded=padded, **how
+        for explanation in _explain_sample(
+            opened, sample, methods, layers, goal, truth, valid, padded=padded, **how
         )
     ]
 
@@ -328,19 +328,19 @@ def explain_objects(
     Raises:
         DataError: another region; else as `explain_all`.
     """
-    opened, asked = as_model(model), as_target(target)
-    if asked.region not in ("prediction", "truth"):
+    opened, goal = as_model(model), as_target(target)
+    if goal.region not in ("prediction", "truth"):
         raise DataError(
-            f"objects of region {asked.region}", "region prediction or truth", "name one of them"
+            f"objects of region {goal.region}", "region prediction or truth", "name one of them"
         )
-    image, truth, valid = _opened(opened, as_picture(image, opened), asked, truth, valid)
-    picture = _Picture.of(opened, image, methods, layers, asked.preset, truth, valid, padded=padded)
-    source = "@truth" if asked.region == "truth" else ""
-    sizes = objects(picture.bind(asked).region[0]).flatten().bincount()[1:].tolist()
+    image, truth, valid = _opened(opened, as_picture(image, opened), goal, truth, valid)
+    picture = _Picture.of(opened, image, methods, layers, goal.preset, truth, valid, padded=padded)
+    source = "@truth" if goal.region == "truth" else ""
+    sizes = objects(picture.bind(goal).region[0]).flatten().bincount()[1:].tolist()
     for number, size in enumerate(sizes, start=1):
         if size < min_area:
             return
-        one = replace(asked, region=f"object:{number}{source}")
+        one = replace(goal, region=f"object:{number}{source}")
         yield picture.explain(one, fill=fill, batch=batch, seed=seed)
 
 
@@ -536,14 +536,14 @@ def explain_capture(
     """All maps of one captured picture; `layers` maps the names to show to module paths."""
     value = float(seen.bound.score(seen.logits)[0])
     size = (seen.images.shape[-2], seen.images.shape[-1])
-    found = []
+    explanations = []
     for layer, names in _places(layers, methods):
         for name in names:
             result = methods[name](seen, layers.get(layer, ""), model)
-            made = result if isinstance(result, RawMap) else RawMap(result)
-            raw = _checked(made.values, name)[0].detach()
-            channels = made.effective_channels
-            found.append(
+            raw_map = result if isinstance(result, RawMap) else RawMap(result)
+            raw = _checked(raw_map.values, name)[0].detach()
+            channels = raw_map.effective_channels
+            explanations.append(
                 Explanation(
                     method=name,
                     layer=layer,
@@ -555,10 +555,10 @@ def explain_capture(
                     valid=seen.bound.valid[0],
                     explained=seen.bound.region[0],
                     effective_channels=None if channels is None else float(channels[0]),
-                    forwards=made.forwards,
+                    forwards=raw_map.forwards,
                 )
             )
-    return found
+    return explanations
 
 
 def fuse(
@@ -607,11 +607,11 @@ def resolve_method(method: str | MethodFunction, preset: Preset) -> tuple[str, M
     """The name and the function of a method given by name, or any callable of the same form."""
     if not isinstance(method, str):
         return method_name(method), method
-    known = PAPER_METHODS if preset == "paper" else METHODS
-    name = canonical(method, known)
+    methods = PAPER_METHODS if preset == "paper" else METHODS
+    name = canonical(method, methods)
     if name is None:
-        raise UnknownNameError.of("method", method, known)
-    return name, known[name]
+        raise UnknownNameError.of("method", method, methods)
+    return name, methods[name]
 
 
 def _check_distinct(kind: str, names: Sequence[str]) -> None:
@@ -624,13 +624,13 @@ def _check_distinct(kind: str, names: Sequence[str]) -> None:
 
 def _checked(values: object, name: str) -> Tensor:
     """What a method returned, if it is a map [N, h, w] of real numbers."""
-    found = type(values).__name__
+    kind = type(values).__name__
     if isinstance(values, Tensor):
         if values.ndim == 3 and values.is_floating_point():
             return values
-        found = f"{values.dtype} {tuple(values.shape)}"
+        kind = f"{values.dtype} {tuple(values.shape)}"
     raise SegproofError(
-        f"method {name} returning {found}", "a map [N, h, w] of real numbers", "correct the method"
+        f"method {name} returning {kind}", "a map [N, h, w] of real numbers", "correct the method"
     )
 
 

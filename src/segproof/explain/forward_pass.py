@@ -1,5 +1,6 @@
-"""Captures activations and gradients of all named layers in one forward and one partial backward;
-`rerun` continues from a layer with other activations.
+"""Records activations and gradients of all chosen layers in one forward and one partial backward.
+
+`rerun` goes on from a layer with other activations.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class ForwardPass:
 
     def _slopes(self, bound: BoundTarget, *, keep: bool) -> dict[str, Tensor]:
         """D of every recorded layer; 0 where Y does not depend on it."""
-        asked = [kept.value for kept in self._kept.values()]
+        layers = [kept.value for kept in self._kept.values()]
         # gradient checkpoints run parts of a network again: all has to be as in the forward
         with (
             torch.inference_mode(mode=False),
@@ -127,11 +128,11 @@ class ForwardPass:
         ):
             score = bound.score(self._live).sum()
             given = (
-                torch.autograd.grad(score, asked, allow_unused=True, retain_graph=keep)
+                torch.autograd.grad(score, layers, allow_unused=True, retain_graph=keep)
                 if score.requires_grad
-                else [None] * len(asked)
+                else [None] * len(layers)
             )
-        found = {}
+        slopes = {}
         for (path, kept), slope in zip(self._kept.items(), given, strict=True):
             if slope is None and kept.dark:
                 raise ModelError(
@@ -140,8 +141,8 @@ class ForwardPass:
                     "choose a later layer, or take torch.no_grad out of the network's forward",
                 )
             slope = torch.zeros_like(kept.value) if slope is None else slope
-            found[path] = _full(kept.axes.read(slope))
-        return found
+            slopes[path] = _full(kept.axes.read(slope))
+        return slopes
 
 
 def _full(values: Tensor) -> Tensor:
@@ -290,23 +291,23 @@ class _Unread:
     doubt: Doubt | None
 
 
-def _certain(path: str, found: _Kept | _Unread, images: Tensor) -> _Kept:
+def _certain(path: str, result: _Kept | _Unread, images: Tensor) -> _Kept:
     """What was kept of a layer.
 
     Raises:
         ModelError: it is no picture, or two readings of it are left.
     """
-    if isinstance(found, _Kept):
-        return found
-    asked = f"layer {path} returning {found.result} for images of {images.shape[-2]} x"
-    if found.doubt is None:
+    if isinstance(result, _Kept):
+        return result
+    returned = f"layer {path} returning {result.result} for images of {images.shape[-2]} x"
+    if result.doubt is None:
         raise ModelError(
-            f"{asked} {images.shape[-1]} pixels",
+            f"{returned} {images.shape[-1]} pixels",
             "a map [N, K, h, w] or tokens of a grid over the image",
             "choose another; `layers` lists those that fit",
         )
     raise ModelError(
-        f"{asked} {images.shape[-1]} pixels, which may be read as {found.doubt}",
+        f"{returned} {images.shape[-1]} pixels, which may be read as {result.doubt}",
         "one reading",
         "choose another layer; `layers` lists those that are read for certain",
     )
@@ -318,13 +319,13 @@ def _recording(
 ) -> Iterator[dict[str, _Kept | _Unread]]:
     modules = named(model.net)
     size = model.seen_size((images.shape[-2], images.shape[-1]))
-    found: dict[str, _Kept | _Unread] = {}
-    asked: dict[str, nn.Module] = {}
+    results: dict[str, _Kept | _Unread] = {}
+    recorded_modules: dict[str, nn.Module] = {}
     for path in layers:
         plain = path if path in modules else plainly(path)
         if plain not in modules or not path:
             raise UnknownNameError.of("layer", path, [name for name in modules if name])
-        asked[path] = modules[plain]
+        recorded_modules[path] = modules[plain]
     fits = images.ndim == 4  # else the network's own error says what does not
     evidence = model.evidence(size, images.shape[1]) if layers and fits else Evidence()
     # what exists before the run: only what a layer makes anew may become the graph's beginning
@@ -338,14 +339,14 @@ def _recording(
             axes = evidence.find(plainly(path), size, Result.of(result), len(images))
             if not isinstance(axes, Axes):
                 shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-                found[path] = _Unread(str(shape), axes)
+                results[path] = _Unread(str(shape), axes)
                 return None
             value = part(result, axes.where)
             fresh = _is_fresh(value, held, (inputs, options))
             dark = follow and not torch.is_grad_enabled()
             with torch.set_grad_enabled(follow):
                 kept = _begin(value, fresh) if follow else value
-                found[path] = _Kept(kept, axes, dark)
+                results[path] = _Kept(kept, axes, dark)
                 # a copy goes on, so that an in-place ReLU behind the layer cannot change what is
                 # kept
                 return with_part(result, value, kept.clone())
@@ -356,9 +357,9 @@ def _recording(
     try:
         # before all other hooks: a network may gather its features by hooks of its own, and has to
         # gather what is recorded here
-        for path, module in asked.items():
+        for path, module in recorded_modules.items():
             handles.append(module.register_forward_hook(keep(path), prepend=True, with_kwargs=True))
-        yield found
+        yield results
     finally:
         for handle in handles:
             handle.remove()
@@ -377,12 +378,12 @@ def _begin(value: Tensor, fresh: bool) -> Tensor:
 
 def _held(net: nn.Module) -> dict[int, Tensor]:
     """Tensors that modules hold, by the address of their memory: weights, buffers, attributes."""
-    found: dict[int, Tensor] = {}
+    tensors: dict[int, Tensor] = {}
     for module in net.modules():
         stores = (module._parameters, module._buffers, vars(module))  # noqa: SLF001
         for value in _tensors([list(store.values()) for store in stores]):
-            found[_storage(value)] = value
-    return found
+            tensors[_storage(value)] = value
+    return tensors
 
 
 def _is_fresh(value: Tensor, held: dict[int, Tensor], given: Any) -> bool:
@@ -579,14 +580,14 @@ def _each(result: Any, edit: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def keep(value: Tensor) -> Tensor:
-        found.append(value)
+        tensors.append(value)
         return value
 
     _each(values, keep)
-    return found
+    return tensors
 
 
 def _versions(tensors: list[Tensor]) -> list[int] | None:

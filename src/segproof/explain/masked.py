@@ -49,8 +49,8 @@ def score_cam(
     `increase`: s_k = Y(M_k x + (1 - M_k) b) - Y(b), w = ReLU(s) / sum ReLU(s); channels that are
     constant weigh 0 and cost no forward. `softmax` (published): w = softmax of raw Y, masks
     upsampled with align_corners=True. b is `capture.baseline`. Streams: memory does not grow with K
-    (wang2020scorecam). With `channels`, only so many are shown, those of `representatives`, and
-    the others take the score of theirs: a shortcut, another map.
+    (wang2020scorecam). With `channels`, only the `representatives` of that number are shown,
+    and the others take the score of theirs: a shortcut, another map.
 
     Raises:
         ModelError: the capture has no baseline.

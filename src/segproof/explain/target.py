@@ -1,4 +1,4 @@
-"""Binds what is explained: a class, a region and a scalar, frozen on the clean picture."""
+"""Describes what is explained: a class, a region and a scalar, frozen on the clean picture."""
 
 from __future__ import annotations
 
@@ -137,22 +137,22 @@ class Region:
                 "a mask of the same size",
                 "give the mask, or use region prediction",
             )
-        known = prediction if truth is None else truth & valid
+        labelled = prediction if truth is None else truth & valid
         if self.kind == "prediction":
             return prediction
         if self.kind == "truth":
-            return known
+            return labelled
         if self.kind == "fp":
-            return prediction & ~known
+            return prediction & ~labelled
         if self.kind == "fn":
-            return known & ~prediction
-        source = known if self.of_truth else prediction
+            return labelled & ~prediction
+        source = labelled if self.of_truth else prediction
         if self.kind == "object":
             return torch.stack([self._object(mask) for mask in source])
         if self.kind == "ring":
             [width] = self.numbers
             return dilate(source, width) & dilate(~source, width) & valid
-        found = torch.zeros_like(valid)
+        drawn = torch.zeros_like(valid)
         height, width = valid.shape[-2:]
         pairs = list(zip(self.numbers[::2], self.numbers[1::2], strict=True))
         beyond = 0 if self.kind == "box" else 1
@@ -164,10 +164,10 @@ class Region:
             )
         if self.kind == "box":
             (left, top), (right, bottom) = pairs
-            found[:, top:bottom, left:right] = True
+            drawn[:, top:bottom, left:right] = True
         for x, y in pairs if self.kind == "points" else ():
-            found[:, y, x] = True
-        return found & valid
+            drawn[:, y, x] = True
+        return drawn & valid
 
     def _object(self, mask: Tensor) -> Tensor:
         labels = objects(mask)
@@ -370,8 +370,8 @@ class Target:
         probability = probabilities(logits.detach(), model.activation)
         prediction = hard_mask(probability, index, model.activation) & valid
         paper = self.preset == "paper"
-        asked = Region("truth") if paper else Region.of(self.region)
-        region = asked.find(prediction, truth, valid)
+        chosen = Region("truth") if paper else Region.of(self.region)
+        region = chosen.find(prediction, truth, valid)
         inside = region.to(logits.dtype)
         if paper:
             weights = probability[:, index] * inside

@@ -2,6 +2,15 @@ from .case import (
     HeatmapCase as HeatmapCase,
     Undefined as Undefined,
 )
+from .map_records import (
+    MAP_MEASURES as MAP_MEASURES,
+)
+from .measure import (
+    CutFunction as CutFunction,
+    MapMeasure as MapMeasure,
+    Measure as Measure,
+    PictureMeasure as PictureMeasure,
+)
 from .pictures import (
     boundary_f as boundary_f,
     boundary_f_prediction as boundary_f_prediction,
@@ -18,12 +27,7 @@ from .pictures import (
 )
 from .records import (
     BOUNDARY as BOUNDARY,
-    MAP_MEASURES as MAP_MEASURES,
     MEASURES as MEASURES,
-    CutFunction as CutFunction,
-    MapMeasure as MapMeasure,
-    Measure as Measure,
-    PictureMeasure as PictureMeasure,
     all_measures as all_measures,
     describe_measure as describe_measure,
     headline as headline,

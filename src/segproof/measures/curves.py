@@ -1,4 +1,4 @@
-"""Measures of a heatmap that are read from curves of perturbed pictures.
+"""Measures a heatmap by curves: the confidence over how much was removed or shown.
 
 A curve is confidence, the mean of p_c over the fixed R, over what was removed or shown. In curves
 over ranked pixels only pixels of V change: all others stay as the network saw them.
@@ -170,8 +170,8 @@ def road_curve(case: HeatmapCase, first: Literal["most", "least"]) -> Curve:
             count = round(level * total)
             gone = ranks < count if first == "most" else ranks >= total - count
             generator = seeded("road", case.seed, level)
-            made = linear_imputation(image, valid & ~gone, noise, generator)
-            yield torch.where(valid, made, image)
+            imputed = linear_imputation(image, valid & ~gone, noise, generator)
+            yield torch.where(valid, imputed, image)
 
     levels = torch.tensor(LEVELS, dtype=torch.float64)
     return Curve(levels, torch.tensor(_confidences(case, pictures()), dtype=torch.float64))
@@ -296,16 +296,16 @@ def influence(
         bounds = [Target(name).bind(logits, model=model, valid=area) for name in names]
         p = probabilities(logits, model.activation)
         before = torch.stack([confidence(p, bound) for bound in bounds])[:, 0].cpu()
-        found = [k for k, bound in enumerate(bounds) if bool(bound.region.any())]
+        present = [k for k, bound in enumerate(bounds) if bool(bound.region.any())]
 
         def without(k: int) -> Tensor:
             bound = bounds[k]
             region, allowed = bound.region[0], bound.valid[0]
             if callable(fill):
-                made = fill(region)
+                filled = fill(region)
             else:
                 chance = p[0, bound.class_index]
-                made = make_fill(
+                filled = make_fill(
                     fill,
                     FillContext(
                         image=image,
@@ -315,9 +315,9 @@ def influence(
                         generator=seeded("influence", seed, fill, bound.class_index),
                     ),
                 )
-            return made(image[None], ~region[None])[0]
+            return filled(image[None], ~region[None])[0]
 
-        for part in _chunks(found, batch):
+        for part in _chunks(present, batch):
             after = _finite(model.shown(torch.stack([without(k) for k in part])))
             chances = probabilities(after, model.activation)
             seen = torch.stack([confidence(chances, bound) for bound in bounds], dim=1).cpu()
@@ -351,10 +351,10 @@ def _filled(case: HeatmapCase, keep: Tensor) -> Tensor:
 def _confidences(case: HeatmapCase, pictures: Iterable[Tensor]) -> list[float]:
     """Confidence on R of pictures [B, H, W], in order."""
     bound = case.seen.bound
-    found: list[float] = []
+    values: list[float] = []
     for p in forward_perturbed(case, pictures):
-        found += confidence(p, bound).tolist()
-    return found
+        values += confidence(p, bound).tolist()
+    return values
 
 
 def forward_perturbed(case: HeatmapCase, pictures: Iterable[Tensor]) -> Iterator[Tensor]:

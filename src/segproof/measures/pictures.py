@@ -1,4 +1,4 @@
-"""Measures the prediction of a perturbed picture: one number per picture, never an average.
+"""Measures the prediction on a perturbed picture: one number a picture, never a mean of several.
 
 Every measure takes probabilities [N, K, H, W], the bound target (its masks may be [1, H, W] and
 then serve all N pictures) and the truth bool [N or 1, H, W] or None, and returns float64 [N]; NaN =
@@ -217,11 +217,11 @@ class _Reading:
 
 def _boundary_f(mask: Tensor, other: Tensor, valid: Tensor) -> Tensor:
     one, other = _outline(mask, valid), _outline(other, valid)
-    found = (one & _disc(other)).sum(dim=(1, 2)).double()
-    back = (other & _disc(one)).sum(dim=(1, 2)).double()
+    hits = (one & _disc(other)).sum(dim=(1, 2)).double()
+    hits_back = (other & _disc(one)).sum(dim=(1, 2)).double()
     ones, others = one.sum(dim=(1, 2)).double(), other.sum(dim=(1, 2)).double()
     # where only one of them has an outline, nothing is near: 0
-    precision, recall = found / ones.clamp(min=1), back / others.clamp(min=1)
+    precision, recall = hits / ones.clamp(min=1), hits_back / others.clamp(min=1)
     both = precision + recall
     score = torch.where(both > 0, 2 * precision * recall / both, 0.0)
     return torch.where((ones > 0) | (others > 0), score, math.nan)

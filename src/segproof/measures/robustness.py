@@ -64,8 +64,8 @@ def max_sensitivity(
         drawn = 2 * torch.rand(images.shape, generator=generator, dtype=torch.float64) - 1
         moved = images + drawn.to(images) * radius * (high - low)
         shown = torch.where(valid, moved.clamp(low, high), images)
-        found = _again(case, shown, case.seen.bound)
-        moved_by = (found[valid] - heat[valid]).norm() / heat[valid].norm()
+        again = _again(case, shown, case.seen.bound)
+        moved_by = (again[valid] - heat[valid]).norm() / heat[valid].norm()
         worst = max(worst, float(moved_by))
     return worst
 
@@ -169,12 +169,12 @@ def equivariance(case: HeatmapCase) -> float:
     """
     heat, _, valid = lit(case, anywhere=True)
     square = heat.shape[0] == heat.shape[1]
-    found = []
+    correlations = []
     for turn in SYMMETRIES[1:] if square else SYMMETRIES[1:4]:
         bound = case.seen.bound.edited(turn.apply)
         turned = turn.undo(_again(case, turn.apply(case.seen.images), bound, turn.apply))
-        found.append(_pearson(heat[valid], turned[valid]))
-    return sum(found) / len(found)
+        correlations.append(_pearson(heat[valid], turned[valid]))
+    return sum(correlations) / len(correlations)
 
 
 def shift_equivariance(case: HeatmapCase, *, pixels: int | None = None) -> float:
@@ -192,7 +192,7 @@ def shift_equivariance(case: HeatmapCase, *, pixels: int | None = None) -> float
     step = case.model.stride if pixels is None else pixels
     if not 0 < step < min(heat.shape):
         raise Undefined("too small a picture for a shift")
-    found = []
+    correlations = []
     for down, right in ((step, 0), (-step, 0), (0, step), (0, -step)):
         move = functools.partial(_moved, down=down, right=right)
         bound = case.seen.bound.edited(move)
@@ -202,8 +202,8 @@ def shift_equivariance(case: HeatmapCase, *, pixels: int | None = None) -> float
         there, here = _both(bound.valid[0], down, right), _both(valid, -down, -right)
         both = there & here
         first, second = _both(heat, -down, -right), _both(shifted, down, right)
-        found.append(_pearson(first[both], second[both]))
-    return sum(found) / len(found)
+        correlations.append(_pearson(first[both], second[both]))
+    return sum(correlations) / len(correlations)
 
 
 def overlap_consistency(case: HeatmapCase) -> float:
@@ -260,7 +260,7 @@ def _moved(image: Tensor, down: int, right: int) -> Tensor:
 
 
 def _both(map_: Tensor, down: int, right: int) -> Tensor:
-    """Of a map [H, W] what a picture moved by `down`, `right` px shows of the one before."""
+    """The part of a map [H, W] that a picture moved by `down` and `right` px still shows."""
     height, width = map_.shape
     return map_[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
 
@@ -340,7 +340,7 @@ def _randomisation(case: HeatmapCase, stages: int, start: Literal["input", "outp
     order = _running(twin, case.seen.images)
     if not order:
         raise Undefined("a network without weights")
-    found = []
+    correlations = []
     steps = np.array_split(order[::-1] if start == "output" else order, min(stages, len(order)))
     for step in steps:
         # on the CPU, so that the same seed draws the same weights for every device
@@ -350,12 +350,12 @@ def _randomisation(case: HeatmapCase, stages: int, start: Literal["input", "outp
         twin.to(case.model.device)
         try:
             changed = _again(case, case.seen.images, case.seen.bound, model=twin)
-            found.append(_spearman(heat[valid], changed[valid]))
+            correlations.append(_spearman(heat[valid], changed[valid]))
         except Undefined:  # a flat map is like no other: it is left out, all of them are said below
             continue
-    if not found:
+    if not correlations:
         raise Undefined("flat map")
-    return sum(found) / len(found)
+    return sum(correlations) / len(correlations)
 
 
 def _twin(model: SegmentationModel) -> SegmentationModel:

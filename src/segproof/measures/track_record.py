@@ -8,10 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from segproof.perturb import DEFAULT_FILLS
+
 __all__ = ["evidence_of", "shipped_evidence"]
 
 
-USUAL: Final = "background_texture"  # the fill of the shipped evidence that stands for others
+USUAL: Final = DEFAULT_FILLS["strict"]  # stands for fills that were not tried
 
 
 @lru_cache(maxsize=1)
@@ -20,8 +22,8 @@ def shipped_evidence() -> Mapping[str, Any]:
     of cards with tier, fill, binarisation, tau, low, high, ties, ...; `segproof evidence` made it.
     """
     path = Path(__file__).parents[1] / "assets" / "evidence" / "cards.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    tables: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return tables
 
 
 def evidence_of(measure: str, binarisation: str = "area", fill: str = USUAL) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""Fills removed pixels from what is kept: ROAD's noisy linear imputation, solved fast."""
+"""Puts removed pixels back from what is kept: ROAD's noisy linear imputation, solved fast."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def _cycle(grids: Sequence[_Grid], right: Tensor) -> Tensor:
     if len(grids) > 1:
         height, width = right.shape[-2:]
         coarse = _summed(right - grid.times(x)) * grids[1].hole
-        found = _cycle(grids[1:], coarse)
-        wide = found.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
+        correction = _cycle(grids[1:], coarse)
+        wide = correction.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
         x = x + wide[..., :height, :width] * grid.hole
     x = grid.relax(x, right)
     return grid.relax(x, right)

@@ -1,4 +1,4 @@
-"""Builds columns that many tables share, and names measures and statuses in them."""
+"""Makes columns that many tables share, and names measures and statuses in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Styles all figures alike, and saves a figure as bytes.
+"""Sets the styles that all figures share, and saves a figure as bytes.
 
 Colours are those of Okabe and Ito (readable with every common colour blindness), and every method
 has its own marker as well. No function touches global state of matplotlib.
@@ -60,8 +60,8 @@ def _font() -> Any:
 def safe_text(value: object) -> str:
     """`value` with characters that the bundled font lacks replaced, so that none warns."""
     font = _font()
-    known = (c == "\n" or (c.isprintable() and font.get_char_index(ord(c))) for c in str(value))
-    return "".join(c if ok else "?" for c, ok in zip(str(value), known, strict=True))
+    drawable = (c == "\n" or (c.isprintable() and font.get_char_index(ord(c))) for c in str(value))
+    return "".join(c if ok else "?" for c, ok in zip(str(value), drawable, strict=True))
 
 
 def style_axes(axes: Axes, *, grid: str = "y") -> None:

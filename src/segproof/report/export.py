@@ -72,12 +72,12 @@ def to_markdown(table: Table) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    shown = _markdown(cell.text)
-    if shown and cell.struck:
-        shown = f"~~{shown}~~"
-    elif shown and cell.strong:
-        shown = f"**{shown}**"
-    return " ".join(part for part in (shown + cell.mark, *map(_markdown, cell.small)) if part)
+    words = _markdown(cell.text)
+    if words and cell.struck:
+        words = f"~~{words}~~"
+    elif words and cell.strong:
+        words = f"**{words}**"
+    return " ".join(part for part in (words + cell.mark, *map(_markdown, cell.small)) if part)
 
 
 def _markdown(plain: str) -> str:
@@ -115,12 +115,12 @@ def to_latex(table: Table) -> str:
 
 
 def _latex_cell(cell: Cell) -> str:
-    shown = _latex(cell.text)
-    if shown and cell.struck:
-        shown = rf"\sout{{{shown}}}"
-    elif shown and cell.strong:
-        shown = rf"\textbf{{{shown}}}"
-    return " ".join(part for part in (shown + _latex(cell.mark), *map(_latex, cell.small)) if part)
+    words = _latex(cell.text)
+    if words and cell.struck:
+        words = rf"\sout{{{words}}}"
+    elif words and cell.strong:
+        words = rf"\textbf{{{words}}}"
+    return " ".join(part for part in (words + _latex(cell.mark), *map(_latex, cell.small)) if part)
 
 
 def _latex(plain: str) -> str:

@@ -286,14 +286,14 @@ def critical_difference(
     if reason:
         return empty_figure(new_figure(7.6, 0.6), f"{name}: not drawn, {reason}")
     part = part.sort_values("mean_rank", kind="stable")
-    first, shown = part.iloc[0], part.iloc[:limit]
+    first, drawn = part.iloc[0], part.iloc[:limit]
     total, distance = len(part), float(first["critical_difference"])
-    rank = shown["mean_rank"].to_numpy(float)
+    rank = drawn["mean_rank"].to_numpy(float)
     end = float(total) if total <= limit else float(np.ceil(max(rank[-1], 1 + distance)))
     styles = styles_of(_unique(table["method"]))
-    bars = _packed(part, shown, end)
+    bars = _packed(part, drawn, end)
     depth = 0.2 + 0.13 * (1 + max((row for *_, row in bars), default=-1))
-    left = (len(shown) + 1) // 2
+    left = (len(drawn) + 1) // 2
     bottom = depth + 0.23 * left
     width, side = 10.4, 0.29  # side: share of the width for the names on either side
     figure = new_figure(width, bottom + 1.45)
@@ -316,10 +316,10 @@ def critical_difference(
     for low, high, row in bars:
         y = -0.17 - 0.13 * row
         axes.plot([low, high], [y, y], color=INK, linewidth=3.6, solid_capstyle="butt", zorder=3)
-    for place, (_, line) in enumerate(shown.iterrows()):
+    for place, (_, line) in enumerate(drawn.iterrows()):
         color, marker = styles[line["method"]]
         ours = place < left
-        y = -depth - 0.23 * (place if ours else len(shown) - 1 - place) - 0.08
+        y = -depth - 0.23 * (place if ours else len(drawn) - 1 - place) - 0.08
         edge = 1 - 0.02 * scale if ours else end + 0.02 * scale
         x = float(line["mean_rank"])
         axes.plot([x, x, edge], [0, y, y], color=color, linewidth=1.2, zorder=2)
@@ -328,9 +328,9 @@ def critical_difference(
         shift = (-0.01 if ours else 0.01) * scale
         axes.text(edge + shift, y, _candidate(line), ha=align, va="center", **plain)
     p = float(first["p"])
-    seen = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    significance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     which = f"all {total} candidates" if total <= limit else f"{limit} best of {total} candidates"
-    title = f"{name}: {which}, {int(first['n'])} tiles with all of them, Friedman {seen}"
+    title = f"{name}: {which}, {int(first['n'])} tiles with all of them, Friedman {significance}"
     if p >= ALPHA:
         title += " (no difference shown)"
     if first["struck"]:
@@ -341,7 +341,7 @@ def critical_difference(
         ("beats_random", DAGGER, "random blobs"),
         ("beats_p_c", DOUBLE_DAGGER, "the probability map"),
     ):
-        if (shown[flag].notna() & ~shown[flag].fillna(value=True).astype(bool)).any():
+        if (drawn[flag].notna() & ~drawn[flag].fillna(value=True).astype(bool)).any():
             text = f"{sign} not shown to beat {control}"
             handles.append(Line2D([], [], linestyle="", label=text))
     add_legend(figure, handles)
@@ -362,22 +362,22 @@ def _not_ranked(part: pd.DataFrame) -> str:
     return ""
 
 
-def _packed(part: pd.DataFrame, shown: pd.DataFrame, end: float) -> list[tuple[float, float, int]]:
+def _packed(part: pd.DataFrame, drawn: pd.DataFrame, end: float) -> list[tuple[float, float, int]]:
     """Bars (low, high, row) of the groups with two candidates in sight, as few rows as possible."""
     members: dict[str, list[float]] = {}
     for rank, letters in zip(part["mean_rank"], part["groups"], strict=True):
         for letter in letters.split():
             members.setdefault(letter, []).append(float(rank))
-    last = float(shown["mean_rank"].max())
+    last = float(drawn["mean_rank"].max())
     bars: list[tuple[float, float, int]] = []
     ends: list[float] = []
     pad = 0.008 * (end - 1)  # so that a bar over equal ranks can be seen, and neighbours are apart
     reached = 0
     for ranks in sorted(members.values()):
-        seen = sum(rank <= last for rank in ranks)
+        in_sight = sum(rank <= last for rank in ranks)
         covered = sum(rank <= min(max(ranks), last) for rank in part["mean_rank"])
         # Of groups cut at the last name in sight only the first says something.
-        if seen < 2 or covered <= reached:
+        if in_sight < 2 or covered <= reached:
             continue
         reached = covered
         low, high = min(ranks) - pad, min(max(ranks), end) + pad
@@ -429,7 +429,7 @@ def layers(
     spread = Normalize(float(np.nanmin(values)), float(np.nanmax(values)) + 1e-12)
     lower = not higher_is_better(measure, preset)
     # Bright is better, whichever way the measure points.
-    shown = left.imshow(
+    cells = left.imshow(
         values, cmap="cividis_r" if lower else "cividis", norm=spread, aspect="auto"
     )
     for (i, j), value in np.ndenumerate(values):
@@ -445,7 +445,7 @@ def layers(
     for side in left.spines.values():
         side.set_visible(False)
     label_axes(left, title=measure_label(measure, preset))
-    bar = figure.colorbar(shown, ax=left, pad=0.02, fraction=0.05)
+    bar = figure.colorbar(cells, ax=left, pad=0.02, fraction=0.05)
     bar.ax.tick_params(labelsize=7.5, colors=SOFT)
     bar.outline.set_visible(False)
     styles = styles_of(list(wide.columns))
@@ -626,9 +626,9 @@ def evidence_methods(table: pd.DataFrame, tier: str) -> Figure:
     part = part.assign(where=part["layer"].replace("", "control"))
     values = part.pivot_table(index="method", columns="where", values="cue_recall", sort=False)
     order = values.max(axis=1).sort_values(ascending=False).index
-    shown = values.loc[order].rename(index=method_label)
+    named = values.loc[order].rename(index=method_label)
     return _number_table(
-        shown, f"tier {tier}: cue recall at |E| (0.5 or more sees the cue)", (0, 1)
+        named, f"tier {tier}: cue recall at |E| (0.5 or more sees the cue)", (0, 1)
     )
 
 
@@ -650,7 +650,7 @@ def _number_table(
     low, high = limits or (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
     shade = Normalize(low, high)
     colours = "cividis_r" if lower else "cividis"
-    shown = axes.imshow(numbers, cmap=colours, norm=shade, aspect="auto")
+    cells = axes.imshow(numbers, cmap=colours, norm=shade, aspect="auto")
     for row, column in np.argwhere(np.isfinite(numbers)).tolist():
         value = float(numbers[row, column])
         bright = 1 - shade(value) if lower else shade(value)
@@ -665,7 +665,7 @@ def _number_table(
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    bar = figure.colorbar(shown, ax=axes, fraction=0.05, pad=0.02)
+    bar = figure.colorbar(cells, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label(safe_text(legend), fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=7.5, colors=SOFT)
     return figure

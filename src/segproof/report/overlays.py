@@ -35,17 +35,17 @@ def displayed(image: npt.ArrayLike, limits: tuple[float, float] | None = None) -
     data = np.asarray(image, dtype=np.float32)
     if data.ndim != 3 or data.shape[0] < 1:
         raise ValueError(f"found shape {data.shape}; expected [B, H, W]; add the band dimension")
-    shown = data[:3] if data.shape[0] >= 3 else np.repeat(data[:1], 3, axis=0)
-    finite = np.isfinite(shown)
+    bands = data[:3] if data.shape[0] >= 3 else np.repeat(data[:1], 3, axis=0)
+    finite = np.isfinite(bands)
     if finite.any():
-        values = shown[finite]
+        values = bands[finite]
         if limits is None and (values.min() < -1e-6 or values.max() > 1 + 1e-6):
             limits = tuple(np.percentile(values, [2, 98]))
         if limits is not None:
             low, high = limits
-            shown = (shown - low) / max(float(high - low), 1e-12)
-    shown = np.where(finite, shown, 0.0)
-    return np.asarray(np.clip(shown, 0, 1).transpose(1, 2, 0))
+            bands = (bands - low) / max(float(high - low), 1e-12)
+    bands = np.where(finite, bands, 0.0)
+    return np.asarray(np.clip(bands, 0, 1).transpose(1, 2, 0))
 
 
 def _outline(axes: Axes, mask: Mask | None, color: str, style: str = "solid") -> None:
@@ -74,8 +74,8 @@ def _panel(axes: Axes, picture: Array, heatmap: Array | None = None) -> Any:
     return axes.imshow(heatmap, cmap=HEAT, vmin=0, vmax=1, alpha=0.62, interpolation="antialiased")
 
 
-def _bar(figure: Figure, shown: Any, axes: Any, **options: Any) -> None:
-    bar = figure.colorbar(shown, ax=axes, **options)
+def _bar(figure: Figure, colours: Any, axes: Any, **options: Any) -> None:
+    bar = figure.colorbar(colours, ax=axes, **options)
     bar.set_label("heatmap (0-1)", fontsize=8.5, color=INK)
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1])
     bar.ax.tick_params(labelsize=8, colors=SOFT)
@@ -120,7 +120,7 @@ def overlay(
     left, right = figure.subplots(1, 2)
     masks = [None if m is None else np.asarray(m, dtype=bool) for m in (region, truth)]
     _panel(left, picture)
-    shown = _panel(right, picture, values)
+    colours = _panel(right, picture, values)
     for axes in (left, right):
         _outline(axes, masks[1], TRUTH)
         _outline(axes, masks[0], REGION, "dashed" if masks[1] is not None else "solid")
@@ -129,7 +129,7 @@ def overlay(
     )
     left.set_title(f"image{shades}", fontsize=9, color=SOFT, loc="left")
     right.set_title("heatmap over image", fontsize=9, color=SOFT, loc="left")
-    _bar(figure, shown, [left, right], shrink=0.9, pad=0.015, fraction=0.04)
+    _bar(figure, colours, [left, right], shrink=0.9, pad=0.015, fraction=0.04)
     heading = safe_text(title) + (f"\n{safe_text(note)}" if note else "")
     figure.suptitle(
         heading, fontsize=11, fontweight="bold", color=INK, ha="left", x=0.006, parse_math=False
@@ -164,17 +164,17 @@ def gallery(
     Each picture has `sample`, `image` [B, H, W], `truth` and `prediction` bool [H, W] (or None) and
     `heatmaps`, a dict (method, layer) -> [H, W] in [0, 1].
     """
-    found: dict[Hashable, None] = {
+    at_layer: dict[Hashable, None] = {
         method: None for item in pictures for method, at in item["heatmaps"] if at == layer
     }
-    names = [str(name) for name in (methods or found)]
+    names = [str(name) for name in (methods or at_layer)]
     if not pictures or not names:
         return empty_figure(new_figure(6, 1.5), "no pictures were kept")
     side = 10.4 / (len(names) + 1)
     figure = new_figure(10.4, side * len(pictures) + 1.25)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[call-arg,union-attr]
     grid = figure.subplots(len(pictures), len(names) + 1, squeeze=False)
-    shown = None
+    colours = None
     for row, item in enumerate(pictures):
         picture = displayed(item["image"])
         step = max(1, min(picture.shape[:2]) // 256)
@@ -199,17 +199,17 @@ def gallery(
             if heatmap is None:
                 axes.set_axis_off()
             else:
-                shown = _panel(axes, picture, _reduced(np.asarray(heatmap, np.float32), step))
+                colours = _panel(axes, picture, _reduced(np.asarray(heatmap, np.float32), step))
                 _outline(axes, truth, TRUTH)
             if row == 0:
                 axes.set_title(
                     safe_text(method_label(name)), fontsize=9, color=INK, parse_math=False
                 )
     grid[0, 0].set_title("image", fontsize=9, color=INK)
-    if shown is not None:
+    if colours is not None:
         _bar(
             figure,
-            shown,
+            colours,
             grid.ravel().tolist(),
             orientation="horizontal",
             aspect=60,

@@ -97,10 +97,10 @@ def _reproduce(manifest: Mapping[str, Any]) -> Section:
         if isinstance(value, str) and ("hash" in name or "sha256" in name)
     }
     seconds = manifest.get("seconds")
-    forwards, asked = manifest.get("forwards"), manifest.get("forwards_asked")
+    forwards, planned = manifest.get("forwards"), manifest.get("forwards_asked")
     passes = f"{forwards:,}" if isinstance(forwards, int) else ""
-    if passes and isinstance(asked, int) and asked != forwards:
-        passes += f" of {asked:,} asked for (equal pictures are shown once)"
+    if passes and isinstance(planned, int) and planned != forwards:
+        passes += f" of {planned:,} planned (identical pictures are run once)"
     entries = [
         ("segproof", str(manifest.get("version", ""))),
         ("Made", str(manifest.get("created", ""))),

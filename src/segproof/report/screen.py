@@ -1,4 +1,4 @@
-"""Fits tables into the width of a terminal: names stay whole, secondary columns go first."""
+"""Cuts tables to the width of a terminal: names stay whole, secondary columns go first."""
 
 from __future__ import annotations
 
@@ -103,15 +103,15 @@ def _columns(table: Table, notes: int | None = None) -> list[_ScreenColumn]:
     rows = table.cells()
     for place, column in enumerate(table.columns):
         cells = [row[place] for row in rows]
-        shown = [_shown(cell, notes) for cell in cells]
+        cell_lines = [_shown(cell, notes) for cell in cells]
         title = printable(column.title)
-        texts = [title, *(text for lines in shown for text, _ in lines)]
+        texts = [title, *(text for lines in cell_lines for text, _ in lines)]
         natural = max(map(cell_len, texts))
         whole = column.number or column.role == "identity"
         words = max((cell_len(word) for text in texts for word in text.split()), default=0)
         secondary = column.role == "secondary"
         least = natural if whole else words
-        columns.append(_ScreenColumn(title, shown, column.number, secondary, natural, least))
+        columns.append(_ScreenColumn(title, cell_lines, column.number, secondary, natural, least))
         between = ["" if c.interval is None else interval_text(*c.interval) for c in cells]
         if any(between):
             head = "95 % interval"

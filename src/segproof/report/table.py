@@ -111,10 +111,10 @@ def number_text(value: Any, digits: int = 3, *, sign: bool = False) -> str:
     """A number with `digits` decimals and a true minus sign; a dash where there is none."""
     if value is None or pd.isna(value):
         return DASH
-    shown = f"{float(value):{'+' if sign else ''}.{digits}f}"
-    if float(shown) == 0:  # neither -0.000 nor +0.000
-        shown = shown.lstrip("+-")
-    return shown.replace("-", MINUS)
+    digits_shown = f"{float(value):{'+' if sign else ''}.{digits}f}"
+    if float(digits_shown) == 0:  # neither -0.000 nor +0.000
+        digits_shown = digits_shown.lstrip("+-")
+    return digits_shown.replace("-", MINUS)
 
 
 def interval_text(low: Any, high: Any, digits: int = 3) -> str:

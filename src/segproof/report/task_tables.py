@@ -1,4 +1,4 @@
-"""Lays out the tables of the ranking and of tasks 1 to 3 for a reader."""
+"""Makes the tables of the ranking and of tasks 1 to 3 as readers see them."""
 
 from __future__ import annotations
 
@@ -269,28 +269,28 @@ def faithfulness_table(analysis: Analysis, part: pd.DataFrame) -> Table:
             return lines.get((line["layer"], line["method"], kind))
 
         def rank(line: Line) -> Cell:
-            if (found := item(line)) is None or pd.isna(found["rank"]):
+            if (entry := item(line)) is None or pd.isna(entry["rank"]):
                 return Cell(DASH)
-            undecided = not found["decidable"] and line["layer"]
-            return Cell("open" if undecided else f"{found['rank']:.0f}", found["rank"])
+            undecided = not entry["decidable"] and line["layer"]
+            return Cell("open" if undecided else f"{entry['rank']:.0f}", entry["rank"])
 
         def mean(line: Line) -> Cell:
-            if (found := item(line)) is None:
+            if (entry := item(line)) is None:
                 return Cell(DASH)
-            leads = bool(found["in_best_group"] and found["ranked"] and found["decidable"])
-            return mean_cell(found, strong=leads)
+            leads = bool(entry["in_best_group"] and entry["ranked"] and entry["decidable"])
+            return mean_cell(entry, strong=leads)
 
         def p(line: Line) -> Cell:
-            if (found := item(line)) is None or not found["ranked"]:
+            if (entry := item(line)) is None or not entry["ranked"]:
                 return Cell(DASH)
-            shown = "best" if found["is_best"] else p_text(found["p_vs_best"])
-            return Cell(shown, found["p_vs_best"])
+            label = "best" if entry["is_best"] else p_text(entry["p_vs_best"])
+            return Cell(label, entry["p_vs_best"])
 
         def n(line: Line) -> Cell:
-            if (found := item(line)) is None:
+            if (entry := item(line)) is None:
                 return Cell(DASH)
-            missing = f"{found['undefined']} undefined" if found["undefined"] else ""
-            return Cell(str(found["n"]), found["n"], notes=(missing,))
+            missing = f"{entry['undefined']} undefined" if entry["undefined"] else ""
+            return Cell(str(entry["n"]), entry["n"], notes=(missing,))
 
         first = kind == kinds[0]
         return [
@@ -331,9 +331,9 @@ def layers_table(analysis: Analysis, frame: pd.DataFrame, before: str = "") -> T
 
     def better(line: Line) -> Cell:
         struck = bool(line["struck"])
-        shown = line["better"] or ("no difference shown" if line["decidable"] else "undecided")
+        label = line["better"] or ("no difference shown" if line["decidable"] else "undecided")
         return Cell(
-            shown, line["better"], strong=bool(line["better"]) and not struck, struck=struck
+            label, line["better"], strong=bool(line["better"]) and not struck, struck=struck
         )
 
     columns = (

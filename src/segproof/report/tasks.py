@@ -45,8 +45,9 @@ def gallery(pictures: Sequence[Mapping[str, Any]]) -> Section:
     section = Section(
         "gallery",
         "Gallery",
-        "Left, the image with the truth (white line) and the model's own mask (blue dashes); then "
-        "one heatmap per method over the grey image. Bright means: important to this method.",
+        "On the left is the image with the truth (white line) and the model's own mask (blue "
+        "dashes). Each further picture shows the heatmap of one method over the grey image: bright "
+        "pixels are important to that method.",
     )
     first = list(pictures[:SHOWN_TILES])
     layers = list(dict.fromkeys(layer for item in first for _, layer in item["heatmaps"]))
@@ -67,8 +68,8 @@ def overall(analysis: Analysis) -> Section:
     section = Section(
         "ranking",
         "All layers and methods together",
-        f"By {measure_name(analysis.measure)}, the measure that this report goes by; fill "
-        f"{at_headline.fill}, region {at_headline.reference}. {JUDGING[analysis.measure]}",
+        f"Ranked by {measure_name(analysis.measure)}, the measure of the verdict, with fill "
+        f"{at_headline.fill} and region {at_headline.reference}. {JUDGING[analysis.measure]}",
     )
     if analysis.ranking.empty:
         section.add("text", "Nothing was measured that could be ranked.")
@@ -161,9 +162,9 @@ def task2(analysis: Analysis) -> Section:
     section = Section(
         "task2",
         "Task 2: which method is faithful",
-        "IoU drop: how much the mask gets worse when the highlighted region is removed. Higher "
-        "means that the method found pixels that the model needs. Matched area is the headline; "
-        "fixed thresholds stand beside it.",
+        "The IoU drop says how much worse the mask gets when the highlighted region is removed. A "
+        "high drop means that the method found pixels that the model needs. The headline is at "
+        "matched area; fixed thresholds are shown next to it.",
     )
     for place, (reference, fill) in enumerate(_places(analysis)):
         where = {"reference": reference, "fill": fill}
@@ -194,7 +195,7 @@ def task3(analysis: Analysis) -> Section:
     section = Section(
         "task3",
         "Task 3: which layer",
-        "The same measures layer by layer. Layers are compared on the same tiles, method by "
+        "Here the same measures are compared layer by layer, on the same tiles and method by "
         "method, so that easy tiles cannot decide.",
     )
     headline = analysis.headline

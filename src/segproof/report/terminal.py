@@ -1,4 +1,4 @@
-"""Shows results in a terminal: tables, a progress bar, a Ctrl-C that loses nothing."""
+"""Prints what a person sees in a terminal: tables, a progress bar, a Ctrl-C that loses nothing."""
 
 from __future__ import annotations
 
@@ -42,41 +42,41 @@ def escape(text: str) -> str:
     return escape_markup(printable(text, keep="\n"))
 
 
-def print_check(out: Console, found: DataReport) -> None:
+def print_check(out: Console, survey: DataReport) -> None:
     """Print what a folder of tiles holds: pairs, mask values, pictures, and what is wrong."""
-    out.print(escape(found.rule), soft_wrap=True, highlight=False)
-    for image, mask in found.examples:
+    out.print(escape(survey.rule), soft_wrap=True, highlight=False)
+    for image, mask in survey.examples:
         pair = f"  {escape(image)}  [dim]with[/]  {escape(mask)}"
         out.print(pair, soft_wrap=True, highlight=False)
     for count, what in (
-        (found.unused_images, "images that have no mask by the layout of the data set"),
-        (found.unused_masks, "masks without an image"),
+        (survey.unused_images, "images that have no mask by the layout of the data set"),
+        (survey.unused_masks, "masks without an image"),
     ):
         if count:
             out.print(f"  left out: {count} {what}", style="dim")
-    kinds = ", ".join(f"{count} of {kind}" for kind, count in found.pictures[:KINDS_SHOWN])
-    kinds += ", ..." if len(found.pictures) > KINDS_SHOWN else ""
-    if found.low is not None and found.high is not None:
-        kinds += f"; stored values from {found.low:g} to {found.high:g}"
+    kinds = ", ".join(f"{count} of {kind}" for kind, count in survey.pictures[:KINDS_SHOWN])
+    kinds += ", ..." if len(survey.pictures) > KINDS_SHOWN else ""
+    if survey.low is not None and survey.high is not None:
+        kinds += f"; stored values from {survey.low:g} to {survey.high:g}"
     out.print(f"pictures: {escape(kinds) or 'none could be read'}", soft_wrap=True, highlight=False)
     table = RichTable(title="What the mask values mean", title_justify="left", box=None)
     table.add_column("value", justify="right")
     table.add_column("read as")
     table.add_column("share of pixels", justify="right", no_wrap=True)
-    for line in found.values:
+    for line in survey.values:
         style = "red" if line.meaning == "refused" else "" if line.pixels else "yellow"
         cells = escape(line.value) or "-", escape(line.meaning), f"{100 * line.share:.2f} %"
         table.add_row(*cells, style=style)
     out.print(table)
-    if found.more_values:
+    if survey.more_values:
         out.print("and further values", style="dim")
-    for problem in found.problems:
+    for problem in survey.problems:
         names = ", ".join(problem.names) + (", ..." if problem.count > len(problem.names) else "")
         out.print(f"[bold]{problem.count} x[/] {escape(names)}", soft_wrap=True, highlight=False)
         said = f"  found {problem.found}; expected {problem.expected}"
         out.print(escape(said), soft_wrap=True, highlight=False)
         out.print(f"  {escape(problem.fix)}", soft_wrap=True, highlight=False)
-    out.print(f"{found.good} good, {found.bad} bad")
+    out.print(f"{survey.good} good, {survey.bad} bad")
 
 
 def print_analysis(out: Console, analysis: Analysis, *, everything: bool = False) -> None:
@@ -170,18 +170,18 @@ def graceful_stop(err: Console) -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C, or SIGTERM (what schedulers of clusters send), lets the tile finish and be
     stored; the second one interrupts at once.
     """
-    asked = False
+    stopping = False
 
     def handle(_signal: int, _frame: object) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal stopping
+        if stopping:
             raise KeyboardInterrupt
-        asked = True
+        stopping = True
         err.print("stopping after this tile; press Ctrl-C again to stop now", style="yellow")
 
     before = {kind: signal.signal(kind, handle) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: stopping
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)

@@ -60,8 +60,8 @@ NOTES: tuple[tuple[str, str], ...] = (
     (
         "Contrast",
         (
-            "Confidence of M2 minus confidence of M1: 1 where the region is all that counts. What "
-            "the strict preset goes by, since it orders maps of known quality rightly."
+            "Confidence of M2 minus confidence of M1: 1 where the region is all that counts. The "
+            "strict preset ranks by it, because it orders maps of known quality rightly."
         ),
     ),
     (

@@ -1,4 +1,4 @@
-"""Lays out the tables that say how far the ranking may be trusted."""
+"""Makes the tables that say how far the ranking may be trusted."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from .early_stop import (
 )
 from .files import (
     check_writable as check_writable,
-    probe as probe,
     write_atomic as write_atomic,
 )
 from .fill_check import (

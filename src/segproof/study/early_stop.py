@@ -1,4 +1,4 @@
-"""Decides when enough tiles were seen: compares candidates tile by tile, valid at any stop."""
+"""Decides when enough tiles were studied: compares candidates, valid whenever one stops."""
 
 from __future__ import annotations
 
@@ -216,9 +216,9 @@ class _Contest:
     def see(self, rows: pd.DataFrame) -> None:
         """Take in the tiles of `rows`, in their order."""
         sign = 1.0 if higher_is_better(self.measure, self.preset) else -1.0
-        found = self._found(rows)
+        by_name = self._found(rows)
         missing = np.full(rows["sample"].nunique(), np.nan)
-        values = np.stack([found.get(name, missing) for name in self.names], axis=1)
+        values = np.stack([by_name.get(name, missing) for name in self.names], axis=1)
         for tile in sign * values:
             self.question.race.see(tile)
             there = np.isfinite(tile)
@@ -278,13 +278,13 @@ class _Contest:
     def beaten(self) -> dict[str, list[str]]:
         """Which candidates are shown to beat each control."""
         race = self.question.race
-        found: dict[str, list[str]] = {}
+        beaten: dict[str, list[str]] = {}
         for i, j, shown in zip(race.first, race.second, race.shown, strict=True):
             if self.names[j][1] in RIVALS:
-                found.setdefault(self.names[j][1], [])
+                beaten.setdefault(self.names[j][1], [])
                 if shown:
-                    found[self.names[j][1]].append(self.name(int(i)))
-        return found
+                    beaten[self.names[j][1]].append(self.name(int(i)))
+        return beaten
 
 
 class EarlyStop:
@@ -315,10 +315,10 @@ class EarlyStop:
             following = self.order[self.seen]
             if following not in self._waiting:
                 return
-            found = self._waiting.pop(following)
+            rows_of_tile = self._waiting.pop(following)
             self.seen += 1
-            if len(found):
-                self._judge(found)
+            if len(rows_of_tile):
+                self._judge(rows_of_tile)
 
     def _judge(self, rows: pd.DataFrame) -> None:
         if self._contest is not None:
@@ -340,7 +340,7 @@ class EarlyStop:
     def record(self) -> dict[str, Any]:
         """What the manifest says: the question, the procedure, and the answer in a sentence."""
         contest, until = self._contest, self.until
-        found: dict[str, Any] = {
+        record: dict[str, Any] = {
             "asked": until.asked,
             "decided": self.decided,
             "tiles": self.seen,
@@ -353,10 +353,10 @@ class EarlyStop:
             "note": NOTE if self.decided and self.seen < len(self.order) else "",
         }
         if contest is None:
-            return found
+            return record
         number, leader = contest.open()
         at = contest.at
-        found |= {
+        record |= {
             "measure": contest.measure,
             "binarisation": at.binarisation,
             "reference": at.reference,
@@ -365,7 +365,7 @@ class EarlyStop:
             "open": number,
             "leader": dict(zip(("layer", "method"), contest.names[leader], strict=True)),
         }
-        return found | ({"beaten": contest.beaten()} if until.asked == "controls" else {})
+        return record | ({"beaten": contest.beaten()} if until.asked == "controls" else {})
 
     def _sentence(self) -> str:
         contest, total = self._contest, len(self.order)

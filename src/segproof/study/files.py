@@ -21,7 +21,6 @@ __all__ = [
     "disk_errors",
     "in_use",
     "lock_folder",
-    "probe",
     "write_atomic",
 ]
 
@@ -69,9 +68,6 @@ def check_writable(folder: str | Path) -> None:
         stream.write(bytes(TRIAL))
         stream.flush()
         os.fsync(stream.fileno())
-
-
-probe = check_writable  # its former name, until nobody asks for it
 
 
 def check_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Chooses a fill that removes the target without drawing another, tried on the first tiles."""
+"""Tries on the first tiles which fills remove the target without drawing another, and chooses."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def probe_fills(
     probe, forwards = _probe(study, model, data, count, own)
     if study.outline == "auto" and "exact" in probe and not _passing(probe["exact"], natural=True):
         others = {name: sizes for name, sizes in OUTLINES.items() if name not in own}
-        found, spent = _probe(study, model, data, count, others)
-        return probe | found, forwards + spent
+        more, spent = _probe(study, model, data, count, others)
+        return probe | more, forwards + spent
     return probe, forwards
 
 
@@ -82,26 +82,26 @@ def _probe(
         if tried == PROBED:
             break
         try:
-            seen, truth = clean_capture(plan, model, data[position], {})
+            captured, truth = clean_capture(plan, model, data[position], {})
         except (DataError, ModelError):
             continue  # reported with its reason when the tile is studied
         forwards += 1
-        if nothing_to_explain(study, seen):
+        if nothing_to_explain(study, captured):
             continue
         tried += 1
-        before = _confidences(model, seen, [seen.images[0]])[0]
+        before = _confidences(model, captured, [captured.images[0]])[0]
         donor = donor_of(plan, model, data, position)
-        sample, bound = data.ids[position], seen.bound
+        sample, bound = data.ids[position], captured.bound
         removed = {
-            name: widened(bound.region[0], grow, outline_noise(study, sample, rough, seen))
+            name: widened(bound.region[0], grow, outline_noise(study, sample, rough, captured))
             & bound.valid[0]
             for name, (grow, rough) in outlines.items()
         }
-        clean = clean_of(seen, model, truth, seed=(study.seed, sample), donor=donor)
+        context = clean_of(captured, model, truth, seed=(study.seed, sample), donor=donor)
         for fill in FILLS:
-            make = make_fill(fill, clean.seeded(study.seed, sample, fill))
+            make = make_fill(fill, context.seeded(study.seed, sample, fill))
             for name, gone in removed.items():
-                after = _confidences(model, seen, [make(seen.images, ~gone[None])[0]])[0]
+                after = _confidences(model, captured, [make(captured.images, ~gone[None])[0]])[0]
                 drops[name][fill].append(1 - after / before if before > 0 else float("nan"))
         forwards += 1 + len(FILLS) * len(outlines)
     if not tried:
@@ -109,17 +109,19 @@ def _probe(
     summary = {
         name: {
             fill: {"mean_drop": sum(values) / tried, "min_drop": min(values), "n": tried}
-            for fill, values in found.items()
+            for fill, values in by_fill.items()
         }
-        for name, found in drops.items()
+        for name, by_fill in drops.items()
     }
     return summary, forwards
 
 
-def _confidences(model: SegmentationModel, seen: Capture, images: Sequence[Tensor]) -> list[float]:
+def _confidences(
+    model: SegmentationModel, captured: Capture, images: Sequence[Tensor]
+) -> list[float]:
     with torch.inference_mode(), evaluating(model):
-        p = probabilities(model(torch.stack(list(images))), seen.bound.activation)
-        values: list[float] = MEASURES["confidence"].function(p, seen.bound, None).tolist()
+        p = probabilities(model(torch.stack(list(images))), captured.bound.activation)
+        values: list[float] = MEASURES["confidence"].function(p, captured.bound, None).tolist()
     return values
 
 

@@ -63,6 +63,8 @@ def status(run: str | Path, *, now: float | None = None) -> Status:
     folder = Path(run)
     read_manifest(folder)  # it refuses what is no run
     with reading(folder / "run.db") as db:
+        if not db.has_tables():  # it begins, or was killed while it began
+            return Status(in_use(folder), None, 0, 0, 0, {}, None, None)
         meta, counts, reasons = db.meta(), db.counts(), db.reasons()
         began = meta.get("began") or 0.0
         studied, last = db.studied_since(began)

@@ -82,7 +82,7 @@ class TilePictures:
     plan: Plan
     model: SegmentationModel
     name: str
-    seen: Capture
+    captured: Capture
     truth: Tensor
     fills: Mapping[str, FillFunction]
     count: Count
@@ -162,7 +162,7 @@ class TilePictures:
 
     def _uncut(self, picture: Picture) -> Prepared:
         """A picture that no heatmap decides."""
-        region, valid = self.seen.bound.region[0], self.seen.bound.valid[0]
+        region, valid = self.captured.bound.region[0], self.captured.bound.valid[0]
         nothing = torch.zeros_like(region)
         if picture.kind == "original":
             return self._row(picture, nothing), torch.ones_like(region)
@@ -179,11 +179,11 @@ class TilePictures:
         if heatmap.flat:
             return None
         tie_breaker = seeded("ties", self.plan.study.seed, self.name)
-        return rank_pixels(heatmap.values, self.seen.bound.valid[0], tie_breaker)
+        return rank_pixels(heatmap.values, self.captured.bound.valid[0], tie_breaker)
 
     def _highlighted(self, picture: Picture, heatmap: Heatmap, ranks: Tensor | None) -> Tensor:
         """What a heatmap highlights of the tile, [H, W]: bool, or its values for a soft mask."""
-        valid, kind, level = self.seen.bound.valid[0], picture.binarisation, picture.level
+        valid, kind, level = self.captured.bound.valid[0], picture.binarisation, picture.level
         if heatmap.flat:
             return torch.zeros_like(valid)
         if kind == "soft":  # a soft mask has no outline
@@ -201,13 +201,13 @@ class TilePictures:
     @cached_property
     def _grown(self) -> Tensor:
         """The target as it is removed, bool [H, W]: widened as all regions are."""
-        bound = self.seen.bound
+        bound = self.captured.bound
         return widened(bound.region[0], self.plan.grow, self.noise) & bound.valid[0]
 
     @cached_property
     def _targets(self) -> dict[str, Tensor]:
         """R by reference, bool [H, W]: that of the study, and those that M3 is read against too."""
-        bound, study = self.seen.bound, self.plan.study
+        bound, study = self.captured.bound, self.plan.study
         masks = {"truth": self.truth, "prediction": bound.prediction[0]}
         targets = {study.region: bound.region[0]}
         targets.update((name, masks[name] & bound.valid[0]) for name in study.further)
@@ -232,7 +232,7 @@ class TilePictures:
             strategy=picture.strategy,
             reference=picture.reference,
             fill=picture.fill,
-            area=_share(region, self.seen.bound.valid[0]),
+            area=_share(region, self.captured.bound.valid[0]),
             coverage=_share(region, self._targets[picture.reference]),
             seed=picture.seed,
             preset=self.plan.study.preset,
@@ -240,7 +240,7 @@ class TilePictures:
 
     def _run(self, waiting: Sequence[tuple[Row, Tensor]]) -> list[dict[str, float]]:
         """One batch: perturb, one forward, the measures of each picture."""
-        image, bound = self.seen.images, self.seen.bound
+        image, bound = self.captured.images, self.captured.bound
         groups: dict[tuple[str, bool], list[int]] = {}
         for place, (row, keep) in enumerate(waiting):
             if row.fill:
@@ -308,11 +308,11 @@ def _measurable(row: Row, keep: Tensor, target: Tensor) -> Prepared:
     return replace(row, status="empty_region", coverage=None), None
 
 
-def outline_noise(study: Settings, name: str, pixels: int, seen: Capture) -> Tensor | None:
+def outline_noise(study: Settings, name: str, pixels: int, captured: Capture) -> Tensor | None:
     """What roughens every outline of a tile, so that regions inside each other stay so."""
     if not pixels:
         return None
-    height, width = seen.images.shape[-2:]
+    height, width = captured.images.shape[-2:]
     return rough_noise((height, width), pixels, seeded("roughen", study.seed, name))
 
 

@@ -157,11 +157,11 @@ class Plan:
     def cut(self, source: HeatmapSource) -> Iterator[Picture]:
         """The pictures of one heatmap: each cut, strategy, reference and fill."""
         study = self.study
-        shown = [(strategy, study.region) for strategy in source.strategies]
+        ways = [(strategy, study.region) for strategy in source.strategies]
         third = "highlighted_and_target"  # M3 alone reads the target, so it alone has references
-        shown += [(third, name) for name in study.further if third in source.strategies]
+        ways += [(third, name) for name in study.further if third in source.strategies]
         for binarisation, level in source.cuts:
-            for strategy, reference in shown:
+            for strategy, reference in ways:
                 for fill in self.fills:
                     yield Picture(
                         source.kind, source.method, source.layer, binarisation, level, strategy,
@@ -182,7 +182,7 @@ class Plan:
                     yield _uncut("target_only", reference, fill)
 
     @property
-    def shown_per_tile(self) -> int:
+    def pictures_per_tile(self) -> int:
         """Perturbed pictures per tile, the original included."""
         return len(self.pictures())
 
@@ -200,7 +200,7 @@ class Plan:
         )
         bare = [name for name in self.study.methods if name in LAYERLESS]
         spent += sum(LAYERLESS[name]((self.shape[1], self.shape[2])) for name in bare)
-        return 1 + spent + self.shown_per_tile
+        return 1 + spent + self.pictures_per_tile
 
     def _channels(self, method: str, layer: Layer) -> int:
         """Channels of a layer that a method shows one by one."""

@@ -231,7 +231,7 @@ class Run:
         finished = store.done()
         self.drawn = self.rule is not None and bool(store.get("drawn") or not finished)
         # the rate of `status` counts from here: choosing fills took no tile
-        store.put(began=time.time(), shown=plan.shown_per_tile, drawn=self.drawn)
+        store.put(began=time.time(), shown=plan.pictures_per_tile, drawn=self.drawn)
         if self.rule is not None or store.get("until"):
             store.put(until=[] if self.rule is None else self.rule.flags())
         positions = self._open_positions(plan.tiles)

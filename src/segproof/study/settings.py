@@ -1,7 +1,7 @@
 """Describes what a study is asked to do: one immutable model for Python, options and TOML.
 
 Importing this module loads no torch: the command line derives its options from `Settings`. What
-needs the network, the tiles or the lists of names is imported where it is used.
+needs the network or the tiles is imported where it is used.
 """
 
 from __future__ import annotations
@@ -470,7 +470,9 @@ class Settings(BaseModel):
             name = ".".join(str(part) for part in first["loc"]) or "settings"
             if first["type"] == "missing":
                 raise StudyError(
-                    f"no {name}", "model, data and class", f"give {name} (--{name}, or in the file)"
+                    f"no {name}",
+                    "a model, data and a class: a study needs all three",
+                    f"add --{name}, or a `{name}` line to the study file",
                 ) from None
             if first["type"] == "extra_forbidden":
                 fields = [field.alias or key for key, field in cls.model_fields.items()]

@@ -1,4 +1,4 @@
-"""Estimates how fast a study will be: tries kernels on its first tile, times one forward."""
+"""Measures how fast a study will be: tries kernels on its first tile and times one forward."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def choose_kernels(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
     order (`orders`); a named format is taken, with channels last if that runs, else float32.
     """
     with _spending(model) as spent:
-        kernels, found = halving(
+        kernels, measured = halving(
             lambda batch: _tried(plan.batched(batch), model, data), plan.study.batch
         )
-    return replace(plan, kernels=kernels, pace={**found, "forwards": sum(spent)})
+    return replace(plan, kernels=kernels, pace={**measured, "forwards": sum(spent)})
 
 
 @contextmanager
@@ -89,38 +89,38 @@ def _tried(
     plan: Plan, model: SegmentationModel, data: SampleSource
 ) -> tuple[Kernels, dict[str, Any]]:
     """The kernels to take, and what was measured of all that were tried."""
-    asked = plan.study.precision
+    precision = plan.study.precision
     zeros = torch.zeros(plan.study.batch, *plan.shape, device=model.device)
     seconds = {EXACT.name: forward_seconds(model, EXACT, zeros)}
-    if asked == "float32":
+    if precision == "float32":
         return EXACT, {"taken": EXACT.name, "seconds": seconds}
     expected = _controls(plan, model, data, EXACT)
     differences: dict[str, dict[str, float]] = {}
     failed: dict[str, str] = {}
     fitting = {EXACT: seconds[EXACT.name]}
-    for kernels in _candidates(asked, model.device.type):
+    for kernels in _candidates(precision, model.device.type):
         try:
             seconds[kernels.name] = forward_seconds(
                 model, kernels, zeros, hopeless=HOPELESS * seconds[EXACT.name]
             )
-            if asked == "auto" and seconds[EXACT.name] < GAIN * seconds[kernels.name]:
+            if precision == "auto" and seconds[EXACT.name] < GAIN * seconds[kernels.name]:
                 continue  # slower: no matter what it changes
-            found = _controls(plan, model, data, kernels)
+            rows = _controls(plan, model, data, kernels)
         except (RuntimeError, ModelError) as error:
             failed[kernels.name] = str(error).splitlines()[0]
             continue
-        differences[kernels.name] = _differences(expected, found)
+        differences[kernels.name] = _differences(expected, rows)
         close = max(differences[kernels.name].values(), default=1.0) <= TOLERANCE
-        if asked != "auto" or close:
+        if precision != "auto" or close:
             fitting[kernels] = seconds[kernels.name]
     ordered: dict[str, dict[str, dict[str, float]]] = {}
-    if asked != "auto":
+    if precision != "auto":
         # not the faster layout: its last bits would depend on what else the machine does
-        taken = next((kernels for kernels in fitting if kernels.precision == asked), EXACT)
+        taken = next((kernels for kernels in fitting if kernels.precision == precision), EXACT)
     else:
         taken, ordered = _fastest(plan, model, data, fitting, failed)
     return taken, {
-        "asked": asked,
+        "asked": precision,
         "taken": taken.name,
         "seconds": seconds,
         "differences": differences,
@@ -140,11 +140,11 @@ def _fastest(
     """The fastest of the kernels with these seconds that keeps float32's order, and the orders of
     those that were looked at; those that fail are noted with the reason.
     """
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    by_kernels: dict[str, dict[str, dict[str, float]]] = {}
     expected: list[Row] | None = None
     for kernels in sorted(fitting, key=lambda kernels: fitting[kernels]):
         if kernels.precision == "float32":
-            return kernels, found
+            return kernels, by_kernels
         if expected is None:
             expected = _maps_tried(plan, model, data, EXACT)
         try:
@@ -152,14 +152,14 @@ def _fastest(
         except (RuntimeError, ModelError) as error:
             failed[kernels.name] = str(error).splitlines()[0]
             continue
-        found[kernels.name] = orders(expected, tried)
-        if not any(order["reversed"] for order in found[kernels.name].values()):
-            return kernels, found
-    return EXACT, found
+        by_kernels[kernels.name] = orders(expected, tried)
+        if not any(order["reversed"] for order in by_kernels[kernels.name].values()):
+            return kernels, by_kernels
+    return EXACT, by_kernels
 
 
-def orders(expected: Sequence[Row], found: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """How `found` rows of maps order layers and methods, next to the `expected` ones.
+def orders(expected: Sequence[Row], others: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """How `others`, also rows of maps, order layers and methods next to the `expected` ones.
 
     By M1, M2, M3 and IoU drop: of all `pairs` of layer x method, by their means over levels, how
     many are `tied` (at most TIED apart in `expected`), how many of the others are `reversed`
@@ -167,7 +167,7 @@ def orders(expected: Sequence[Row], found: Sequence[Row]) -> dict[str, dict[str,
     """
     summary = {}
     for measure, (column, strategy) in RANKED.items():
-        before, after = (_means(rows, column, strategy) for rows in (expected, found))
+        before, after = (_means(rows, column, strategy) for rows in (expected, others))
         names = [name for name in before if name in after]
         gaps = [
             (before[one] - before[other], after[one] - after[other])
@@ -190,7 +190,7 @@ def _means(rows: Sequence[Row], column: str, strategy: str) -> dict[tuple[str, s
         value = getattr(row, column)
         if row.strategy == strategy and value is not None and value == value:
             values.setdefault((row.layer, row.method), []).append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
 def score_distance(plan: Plan, model: SegmentationModel, data: SampleSource) -> Plan:
@@ -213,12 +213,12 @@ def score_distance(plan: Plan, model: SegmentationModel, data: SampleSource) -> 
     with _spending(model) as spent, running(model, plan.kernels):
         for position in range(plan.tiles):
             try:
-                found = [maps(way, position) for way in (short, exact)]
+                both_ways = [maps(way, position) for way in (short, exact)]
             except (DataError, ModelError):
                 continue  # reported with its reason when the tile is studied
-            for kept, made in zip(pairs, found, strict=True):
-                kept += made
-            tiles += bool(found[0])
+            for kept, more in zip(pairs, both_ways, strict=True):
+                kept += more
+            tiles += bool(both_ways[0])
             if tiles == SHORTENED:
                 break
     measured = {
@@ -234,7 +234,7 @@ def distance_of(short: list[Explanation], exact: list[Explanation]) -> dict[str,
     20 % (mean, lowest), the mean of the forwards of both, and on how many tiles. A flat map in
     place of one that is not counts 0 and 0; flat ones in place of flat ones are left out.
     """
-    found: dict[str, list[dict[str, float]]] = {}
+    by_layer: dict[str, list[dict[str, float]]] = {}
     for one, other in zip(short, exact, strict=True):
         try:
             near = alike(one, other)
@@ -243,19 +243,19 @@ def distance_of(short: list[Explanation], exact: list[Explanation]) -> dict[str,
                 continue
             near = {"spearman": 0.0, "iou": 0.0}
         spent = {"shown": one.forwards, "exact": other.forwards}
-        found.setdefault(one.layer, []).append(near | spent)
+        by_layer.setdefault(one.layer, []).append(near | spent)
     summary = {}
-    for layer, lines in found.items():
+    for layer, lines in by_layer.items():
         means = {name: sum(line[name] for line in lines) / len(lines) for name in lines[0]}
         lowest = {f"{name}_min": min(line[name] for line in lines) for name in ("spearman", "iou")}
         summary[layer] = {**means, **lowest, "tiles": len(lines)}
     return summary
 
 
-def _candidates(asked: str, device: str) -> list[Kernels]:
+def _candidates(precision: str, device: str) -> list[Kernels]:
     """Kernels to try besides the network's own."""
-    if asked != "auto":
-        return [Kernels(asked, layout) for layout in (True, False)]  # type: ignore[arg-type]
+    if precision != "auto":
+        return [Kernels(precision, layout) for layout in (True, False)]  # type: ignore[arg-type]
     half: list[Kernels] = [Kernels("bfloat16", channels_last=True)]
     if device == "cuda":
         half.append(Kernels("float16", channels_last=True))
@@ -306,9 +306,9 @@ def _first_rows(
     return []
 
 
-def _differences(expected: list[Row], found: list[Row]) -> dict[str, float]:
+def _differences(expected: list[Row], others: list[Row]) -> dict[str, float]:
     """Greatest absolute difference of each measure that has numbers in both."""
-    pairs = list(zip(expected, found, strict=True))
+    pairs = list(zip(expected, others, strict=True))
     greatest = {}
     for name in COMPARED:
         values = [(getattr(one, name), getattr(other, name)) for one, other in pairs]

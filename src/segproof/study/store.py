@@ -401,7 +401,10 @@ def reading(path: Path, *, alone: bool = False) -> Iterator[RunReader]:
     """
     _check_length(path)
     how = "mode=ro"
-    alone = alone or not os.access(path.parent, os.W_OK)
+    # a journal is left by a run that was killed while it made the file: no reader may roll it back,
+    # and there is nothing in the file yet
+    killed_early = path.with_name(f"{path.name}-journal").exists()
+    alone = alone or killed_early or not os.access(path.parent, os.W_OK)
     if alone and not _has_wal(path):
         how += "&immutable=1"  # SQLite makes files beside it otherwise
     try:

@@ -41,8 +41,8 @@ def check(
         DataError: images and masks that cannot be told apart or paired, or no image at all.
     """
     how |= {"ignore_index": ignore_index, "classes": classes}
-    for found in _surveyed(data, model, how, pad=pad):
-        yield found.path, found.reason
+    for tile in _surveyed(data, model, how, pad=pad):
+        yield tile.path, tile.reason
 
 
 def _surveyed(
@@ -55,17 +55,17 @@ def _surveyed(
         # a caller whose masks hold class + 1 says so with more classes than the network has
         classes = max(how["classes"], model.mask_values)
         how = {**how, "classes": classes, "reading": replace(chosen, wanted=wanted)}
-    for found in surveyed(data, **how):
-        if found.sample is None or model is None:
-            yield found
+    for tile in surveyed(data, **how):
+        if tile.sample is None or model is None:
+            yield tile
             continue
         try:
-            _check_fit(model, found.sample["image"].shape, pad=pad)
-            model.check_units(found.sample["image"])
+            _check_fit(model, tile.sample["image"].shape, pad=pad)
+            model.check_units(tile.sample["image"])
         except DataError as error:
-            yield found._replace(reason=str(error), error=error)
+            yield tile._replace(reason=str(error), error=error)
         else:
-            yield found
+            yield tile
 
 
 @dataclass(frozen=True)
@@ -136,19 +136,19 @@ def survey_data(
         DataError: images and masks that cannot be told apart or paired, or no image at all.
     """
     root = Path(data)
-    made = find_pairs(root, how.get("images"), how.get("masks"))
+    pairing = find_pairs(root, how.get("images"), how.get("masks"))
     if model is not None:
         classes = max(classes, model.mask_values)
         names = model.mask_names if names is None else names
     names = names or [str(index) for index in range(classes)]
-    how |= {"ignore_index": ignore_index, "classes": classes, "made": made, "names": names}
+    how |= {"ignore_index": ignore_index, "classes": classes, "made": pairing, "names": names}
     tally = _Tally(root)
-    for number, found in enumerate(_surveyed(data, model, how, pad=pad), 1):
-        tally.add(found)
+    for number, tile in enumerate(_surveyed(data, model, how, pad=pad), 1):
+        tally.add(tile)
         tick(number)
-    pairs = made.pairs[:EXAMPLES]
+    pairs = pairing.pairs[:EXAMPLES]
     return DataReport(
-        made.rule,
+        pairing.rule,
         tuple((_below(root, image), _below(root, mask)) for image, mask in pairs),
         tally.good,
         tally.bad,
@@ -157,8 +157,8 @@ def survey_data(
         tally.low,
         tally.high,
         tally.problems(),
-        len(made.unused_images),
-        len(made.unused_masks),
+        len(pairing.unused_images),
+        len(pairing.unused_masks),
         tally.more,
     )
 
@@ -179,17 +179,17 @@ class _Tally:
         self.high: float | None = None
         self._problems: dict[tuple[str, str], tuple[DataError, list[str], list[int]]] = {}
 
-    def add(self, found: Surveyed) -> None:
+    def add(self, tile: Surveyed) -> None:
         """Count one tile."""
-        self.good, self.bad = self.good + (not found.reason), self.bad + bool(found.reason)
-        if found.picture is not None:
-            self._add_picture(found.picture)
-        if found.meanings is not None:
-            self._add_values({(value, index): n for value, (index, n) in found.meanings.items()})
-        elif found.mask is not None:
-            self._add_values({(value, None): n for value, n in found.mask.shares().items()})
-        if found.error is not None:
-            self._add_problem(found.path, found.error)
+        self.good, self.bad = self.good + (not tile.reason), self.bad + bool(tile.reason)
+        if tile.picture is not None:
+            self._add_picture(tile.picture)
+        if tile.meanings is not None:
+            self._add_values({(value, index): n for value, (index, n) in tile.meanings.items()})
+        elif tile.mask is not None:
+            self._add_values({(value, None): n for value, n in tile.mask.shares().items()})
+        if tile.error is not None:
+            self._add_problem(tile.path, tile.error)
 
     def _add_picture(self, picture: Raster) -> None:
         count, height, width = picture.values.shape
@@ -219,10 +219,10 @@ class _Tally:
                 str(error) or type(error).__name__, "a file that can be read", "check the file"
             )
         # what differs from file to file: its name and the numbers in the sentence
-        said = re.sub(rf"{re.escape(str(self.root))}/?[^\s:;,()]*", "FILE", error.found)
-        said = said.replace(path.name, "FILE").replace(path.stem, "FILE")
-        said = re.sub(r"#[0-9a-f]{6}|\d+(?:\.\d+)?", "N", said)
-        key = said, re.sub(r"\d+", "N", error.expected)
+        alike = re.sub(rf"{re.escape(str(self.root))}/?[^\s:;,()]*", "FILE", error.found)
+        alike = alike.replace(path.name, "FILE").replace(path.stem, "FILE")
+        alike = re.sub(r"#[0-9a-f]{6}|\d+(?:\.\d+)?", "N", alike)
+        key = alike, re.sub(r"\d+", "N", error.expected)
         if key not in self._problems and len(self._problems) >= MOST_KINDS:
             key = "", ""
             error = DataError("other problems", "files that can be read", "mend the others first")
@@ -251,11 +251,11 @@ class _Tally:
             else:
                 order, meaning = index, names[index] if index < len(names) else str(index)
             lines.append((order, value, ValueShare(value, meaning, pixels, pixels / total)))
-        seen = {index for _, index in self.values}
+        present = {index for _, index in self.values}
         lines += [
             (index, "", ValueShare("", name, 0, 0.0))
             for index, name in enumerate(names)
-            if index not in seen and index != ignore_index
+            if index not in present and index != ignore_index
         ]
         return tuple(line for *_, line in sorted(lines, key=lambda line: line[:2]))
 

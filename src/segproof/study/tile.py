@@ -98,7 +98,7 @@ def study_tile(
         wanted += forwards if asked is None else asked
         tick(forwards)
 
-    def finish(status: str, reason: str = "", **found: Any) -> TileResult:
+    def finish(status: str, reason: str = "", **outcome: Any) -> TileResult:
         return TileResult(
             sample=name,
             position=position,
@@ -108,22 +108,22 @@ def study_tile(
             asked=wanted,
             seconds=time.perf_counter() - started,
             digest=digest_or_none(data, position),
-            **found,
+            **outcome,
         )
 
     def attempt(batch: int) -> TileResult:
         smaller = plan.batched(batch)
         sample = data[position]
-        seen, truth = clean_capture(smaller, model, sample, plan.layers)
+        captured, truth = clean_capture(smaller, model, sample, plan.layers)
         count(1)
-        reason = nothing_to_explain(plan.study, seen)
+        reason = nothing_to_explain(plan.study, captured)
         if reason:
             return finish("skipped", reason)
         donor = donor_of(smaller, model, data, position)
         with running(model, plan.kernels):
-            rows, scores, maps = _try_tile(smaller, model, name, seen, truth, donor, count)
-        shown = _picture(sample, seen, truth, maps) if position in plan.pictured else None
-        return finish("ok", rows=rows, scores=scores, picture=shown)
+            rows, scores, maps = _try_tile(smaller, model, name, captured, truth, donor, count)
+        picture = _picture(sample, captured, truth, maps) if position in plan.pictured else None
+        return finish("ok", rows=rows, scores=scores, picture=picture)
 
     try:
         return halving(attempt, plan.study.batch)
@@ -157,7 +157,7 @@ def clean_capture(
         valid = torch.ones_like(truth) if valid is None else valid
         image, valid, truth = (pad_below(part, padding) for part in (image, valid, truth))
     truth = truth.to(model.device)
-    seen = capture(
+    captured = capture(
         model,
         image[None],
         plan.study.target,
@@ -167,7 +167,7 @@ def clean_capture(
         gradients=bool(layers),
         batch=plan.study.batch,
     )
-    return seen, truth
+    return captured, truth
 
 
 def donor_of(
@@ -193,14 +193,14 @@ def donor_of(
     return None
 
 
-def nothing_to_explain(study: Settings, seen: Capture) -> str:
+def nothing_to_explain(study: Settings, captured: Capture) -> str:
     """Why a tile is skipped, in words; "" where it is not."""
-    pixels = int(seen.bound.region.sum())
+    pixels = int(captured.bound.region.sum())
     if not pixels:
         return f"no {study.class_} in the {study.region}"
     if pixels < study.min_area:
         return f"{study.class_} smaller than {study.min_area} px"
-    if not bool(seen.bound.prediction.any()):
+    if not bool(captured.bound.prediction.any()):
         return f"{study.class_} never predicted"
     return ""
 
@@ -218,7 +218,7 @@ def control_rows(
     if tile is None:
         return
     controls = ("p_c", "random")
-    heatmaps = _control_heatmaps(plan, tile.name, tile.seen, tile.truth, controls)
+    heatmaps = _control_heatmaps(plan, tile.name, tile.captured, tile.truth, controls)
     # backwards: p_c comes before the random ones, of which some suffice
     sources = reversed([*plan.control_heatmaps(controls)])
     yield from tile.read((one for source in sources for one in plan.cut(source)), heatmaps)
@@ -233,7 +233,7 @@ def method_maps(
         DataError, ModelError: the tile cannot be studied.
     """
     tile = _opened(plan, model, data, position, plan.layers)
-    return [] if tile is None else _explain(plan, model, tile.seen, tile.count)
+    return [] if tile is None else _explain(plan, model, tile.captured, tile.count)
 
 
 def method_rows(
@@ -250,8 +250,8 @@ def method_rows(
     tile = _opened(plan, model, data, position, plan.layers)
     if tile is None:
         return []
-    explanations = _explain(plan, model, tile.seen, tile.count)
-    heatmaps = _heatmaps(plan, tile.name, tile.seen, tile.truth, explanations)
+    explanations = _explain(plan, model, tile.captured, tile.count)
+    heatmaps = _heatmaps(plan, tile.name, tile.captured, tile.truth, explanations)
     return list(tile.read((one for at in plan.heatmaps() for one in plan.cut(at)), heatmaps))
 
 
@@ -263,19 +263,19 @@ def _opened(
     layers: Mapping[str, str],
 ) -> TilePictures | None:
     """A tile made ready under the plan's own fills; None where there is nothing to explain."""
-    seen, truth = clean_capture(plan, model, data[position], layers)
-    if nothing_to_explain(plan.study, seen):
+    captured, truth = clean_capture(plan, model, data[position], layers)
+    if nothing_to_explain(plan.study, captured):
         return None
     name = data.ids[position]
     donor = donor_of(plan, model, data, position)
-    return _ready(plan, model, name, seen, truth, donor, plan.fills, lambda *_: None)
+    return _ready(plan, model, name, captured, truth, donor, plan.fills, lambda *_: None)
 
 
 def _ready(
     plan: Plan,
     model: SegmentationModel,
     name: str,
-    seen: Capture,
+    captured: Capture,
     truth: Tensor,
     donor: Tensor | None,
     names: Sequence[str],
@@ -283,51 +283,51 @@ def _ready(
 ) -> TilePictures:
     """A tile under the fills of these `names`; the plan's first one is the baseline."""
     seed = plan.study.seed
-    clean = clean_of(seen, model, truth, seed=(seed, name), donor=donor)
-    fills = {fill: make_fill(fill, clean.seeded(seed, name, fill)) for fill in names}
-    nothing = torch.zeros_like(seen.bound.region)
-    seen = with_baseline(seen, fills[plan.fills[0]](seen.images, nothing))
-    noise = outline_noise(plan.study, name, plan.roughen, seen)
-    return TilePictures(plan, model, name, seen, truth, fills, count, noise)
+    context = clean_of(captured, model, truth, seed=(seed, name), donor=donor)
+    fills = {fill: make_fill(fill, context.seeded(seed, name, fill)) for fill in names}
+    nothing = torch.zeros_like(captured.bound.region)
+    captured = with_baseline(captured, fills[plan.fills[0]](captured.images, nothing))
+    noise = outline_noise(plan.study, name, plan.roughen, captured)
+    return TilePictures(plan, model, name, captured, truth, fills, count, noise)
 
 
 def _try_tile(
     plan: Plan,
     model: SegmentationModel,
     name: str,
-    seen: Capture,
+    captured: Capture,
     truth: Tensor,
     donor: Tensor | None,
     count: Count,
 ) -> tuple[list[Row], list[tuple[object, ...]], list[Explanation]]:
     """The rows of a tile, the scores of its maps, and its explanations."""
     study = plan.study
-    tile = _ready(plan, model, name, seen, truth, donor, plan.removal_fills, count)
-    seen, fills = tile.seen, tile.fills
-    explanations = _explain(plan, model, seen, count)
-    heatmaps = _heatmaps(plan, name, seen, truth, explanations)
+    tile = _ready(plan, model, name, captured, truth, donor, plan.removal_fills, count)
+    captured, fills = tile.captured, tile.fills
+    explanations = _explain(plan, model, captured, count)
+    heatmaps = _heatmaps(plan, name, captured, truth, explanations)
     rows = tile.rows(heatmaps)
-    judges = {measure: MAP_MEASURES[measure].function for measure in study.measures}
+    functions = {measure: MAP_MEASURES[measure].function for measure in study.measures}
     scores: list[tuple[object, ...]] = []
-    if judges:
+    if functions:
         with counting(model, count):
             for item in explanations:
-                case = _case(plan, model, seen, truth, fills[plan.fills[0]], item)
-                scores += _judge(judges, case, (name, item.method, item.layer), plan.fills[0])
+                case = _case(plan, model, captured, truth, fills[plan.fills[0]], item)
+                scores += _scores(functions, case, (name, item.method, item.layer), plan.fills[0])
             for (method, _, seed), heatmap in heatmaps.items():
                 if method in SCORED and seed == 0:
                     case = HeatmapCase(
-                        model, seen, heatmap.values.float(), fills[plan.fills[0]], truth,
+                        model, captured, heatmap.values.float(), fills[plan.fills[0]], truth,
                         seed=study.seed,
                     )  # fmt: skip
-                    scores += _judge(judges, case, (name, method, ""), plan.fills[0])
+                    scores += _scores(functions, case, (name, method, ""), plan.fills[0])
     return rows, scores, explanations
 
 
 def _case(
     plan: Plan,
     model: SegmentationModel,
-    seen: Capture,
+    captured: Capture,
     truth: Tensor,
     fill: FillFunction,
     item: Explanation,
@@ -345,14 +345,14 @@ def _case(
         return (fuse(made, ways[0]) if ways else made[0]).heatmap()
 
     heat = item.heatmap()
-    return HeatmapCase(model, seen, heat, fill, truth, again, study.seed)
+    return HeatmapCase(model, captured, heat, fill, truth, again, study.seed)
 
 
-def _judge(
-    judges: Mapping[str, MapMeasure], case: HeatmapCase, key: tuple[str, str, str], fill: str
+def _scores(
+    functions: Mapping[str, MapMeasure], case: HeatmapCase, key: tuple[str, str, str], fill: str
 ) -> Iterator[tuple[object, ...]]:
     """Rows of SCORES for one heatmap: each measure's number, or the reason why it has none."""
-    for measure, function in judges.items():
+    for measure, function in functions.items():
         try:
             value, reason = float(function(case)), ""
         except Undefined as undefined:
@@ -371,7 +371,7 @@ def counting(model: SegmentationModel, count: Count) -> Iterator[None]:
 
 
 def _picture(
-    sample: Sample, seen: Capture, truth: Tensor, explanations: Sequence[Explanation]
+    sample: Sample, captured: Capture, truth: Tensor, explanations: Sequence[Explanation]
 ) -> bytes:
     """A tile and its maps for the figures, without what it was padded by."""
     height, width = sample["image"].shape[-2:]
@@ -379,13 +379,13 @@ def _picture(
     return pack_picture(
         sample["image"].cpu().numpy(),
         truth.cpu().numpy()[:height, :width],
-        seen.bound.prediction[0].cpu().numpy()[:height, :width],
+        captured.bound.prediction[0].cpu().numpy()[:height, :width],
         maps,
     )
 
 
 def _explain(
-    plan: Plan, model: SegmentationModel, seen: Capture, count: Count
+    plan: Plan, model: SegmentationModel, captured: Capture, count: Count
 ) -> list[Explanation]:
     """All explanations of a tile, in the order of `plan.maps()`."""
     methods = methods_of(plan.study)
@@ -399,7 +399,8 @@ def _explain(
             explanations[name, layer] = replace(fuse(parts, way), layer=layer)
             continue
         path = "" if name in LAYERLESS else plan.layers[layer]
-        [explanation] = explain_capture(seen, model, {name: methods[name]}, {layer: path}, target)
+        method = {name: methods[name]}
+        [explanation] = explain_capture(captured, model, method, {layer: path}, target)
         count(explanation.forwards)
         explanations[name, layer] = explanation
     return list(explanations.values())
@@ -414,7 +415,7 @@ def methods_of(study: Settings) -> dict[str, MethodFunction]:
 
 
 def _heatmaps(
-    plan: Plan, name: str, seen: Capture, truth: Tensor, explanations: Sequence[Explanation]
+    plan: Plan, name: str, captured: Capture, truth: Tensor, explanations: Sequence[Explanation]
 ) -> dict[HeatmapKey, Heatmap]:
     """Every heatmap of a tile, those of the explanations and the controls of the study."""
     heatmaps: dict[HeatmapKey, Heatmap] = {}
@@ -425,15 +426,15 @@ def _heatmaps(
             heatmaps[control_id("inverse"), "", number] = Heatmap(1 - values, item.status)
         own = Heatmap(values, item.status, item.effective_channels)
         heatmaps[item.method, item.layer, 0] = own
-    return heatmaps | _control_heatmaps(plan, name, seen, truth, plan.study.controls)
+    return heatmaps | _control_heatmaps(plan, name, captured, truth, plan.study.controls)
 
 
 def _control_heatmaps(
-    plan: Plan, name: str, seen: Capture, truth: Tensor, controls: Sequence[str]
+    plan: Plan, name: str, captured: Capture, truth: Tensor, controls: Sequence[str]
 ) -> dict[HeatmapKey, Heatmap]:
     """Heatmaps that any method has to beat (measures.md section 7)."""
-    bound = seen.bound
-    probability = probabilities(seen.logits, bound.activation)[0, bound.class_index]
+    bound = captured.bound
+    probability = probabilities(captured.logits, bound.activation)[0, bound.class_index]
     size = (truth.shape[0], truth.shape[1])
     values: dict[HeatmapKey, Tensor] = {}
     for source in plan.control_heatmaps(controls):
@@ -446,7 +447,7 @@ def _control_heatmaps(
             case "uniform":
                 heatmap = torch.ones_like(probability)
             case "edges":
-                heatmap = edges(seen.images[0])
+                heatmap = edges(captured.images[0])
             case _:
                 heatmap = truth.float()
         values[source.method, source.layer, source.seed] = heatmap

@@ -1,6 +1,4 @@
-"""Spreads tiles over processes or a cluster by `concurrent.futures`, and replaces workers that
-die.
-"""
+"""Shares tiles among processes or a cluster by `concurrent.futures`, and outlives dying workers."""
 
 from __future__ import annotations
 
@@ -87,14 +85,14 @@ def _opened(
     study = Settings.model_validate_json(settings)
     model = study.open_model(allow_code=allow_code)
     data = study.open_data(model)
-    for name, found, wanted in (
+    for name, here, wanted in (
         ("segproof", version("segproof"), release),
         (f"weights at {study.model}", model.fingerprint(), weights),
         (f"tiles in {study.data}", digest_of_names(data.ids), tiles),
     ):
-        if found != wanted:
+        if here != wanted:
             raise StudyError(
-                f"{name} of a worker: {found[:12]}",
+                f"{name} of a worker: {here[:12]}",
                 f"{wanted[:12]}, as the coordinator's",
                 "give every worker the same files at the same paths (a model in memory: save it)",
             )
@@ -176,7 +174,7 @@ class WorkerSlot:
                 f"workers that stop before a tile is done ({str(error) or type(error).__name__})",
                 "workers that live",
                 "look at their memory and log; a script that studies with workers needs"
-                " `if __name__ == '__main__':`; the same command goes on from here",
+                " `if __name__ == '__main__':`; the same command continues from here",
             ) from error
         self.end(now=True)
 
@@ -230,7 +228,7 @@ def run_on_workers(
                 lane, age, position = running.pop(future)
                 lane.busy -= 1
                 try:
-                    found = _result(future)
+                    answer = _result(future)
                 except (BrokenExecutor, CancelledError) as error:
                     lane.lost(age, error)
                     if position is None:
@@ -253,10 +251,10 @@ def run_on_workers(
                     ) from error
                 else:
                     if position is None:
-                        lane.ready, lane.pid = True, found
+                        lane.ready, lane.pid = True, answer
                         continue
                     lane.deaths = 0
-                    yield found
+                    yield answer
         finished = True
     finally:
         for future in running:
@@ -369,7 +367,7 @@ def on_dask(address: str) -> list[WorkerSlot]:
             raise StudyError(
                 f"no Dask scheduler at {address} ({error})",
                 "the address that `dask scheduler` prints",
-                "start it, or check --dask; the same command goes on from here",
+                "start it, or check --dask; the same command continues from here",
             ) from error
         executor = DaskExecutor(client)
         return executor, lambda: executor.shutdown(wait=False)
@@ -385,9 +383,9 @@ def on_dask(address: str) -> list[WorkerSlot]:
 
 
 def _cards() -> list[str]:
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if seen:
-        return seen.split(",")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        return visible.split(",")
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
