@@ -37,12 +37,16 @@ OF_DEVELOPERS = (
 )
 # first words of module docstrings; a module says with a verb what is in it
 VERBS = (
-    "accepts adds averages binds builds calls captures checks chooses commands compares "
-    "computes counts cuts decides derives describes diagnoses draws estimates explains "
-    "exports fills finds fits formats guards halves hands holds lays lists loads looks makes "
-    "measures names offers packs paints parses perturbs plans prints puts raises reads "
-    "records removes renders runs saves says seeds sets shares shows solves spreads stops "
-    "stores studies styles surveys takes tests trains tries turns wraps writes"
+    "accepts adds answers averages binds builds calls captures checks chooses collects "
+    "compares computes continues converts copies counts creates cuts decides defines derives "
+    "describes diagnoses draws estimates evaluates explains exports fills finds fits follows "
+    "formats generates gives groups guards halves hands holds joins keeps lays limits lists "
+    "loads looks makes maps marks measures merges moves names normalises offers opens orders "
+    "outlives packs paints parses perturbs plans prepares prints puts raises ranks reads "
+    "records registers removes renders replaces reports resolves runs samples saves says "
+    "seeds selects sends serves sets shares shows solves sorts splits spreads starts stops "
+    "stores studies styles summarises surveys takes tells tests times traces tracks trains "
+    "translates tries turns validates warns watches weighs wraps writes"
 )
 
 

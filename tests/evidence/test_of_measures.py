@@ -320,7 +320,7 @@ def run(folder: Path, *more: str) -> int:
     return cli.main([*base, *more])
 
 
-QUICK = ("--method", "grad_cam,hires_cam", "--measure", "m1_confidence,contrast,relevance_rank")
+QUICK = ("--methods", "grad_cam,hires_cam", "--measures", "m1_confidence,contrast,relevance_rank")
 
 
 def test_the_command_writes_tables_cards_and_figures(
