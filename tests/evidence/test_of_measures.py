@@ -363,7 +363,7 @@ def test_methods_and_measures_of_ones_own(
         encoding="utf-8",
     )
     monkeypatch.chdir(tmp_path)
-    own = ("--method", "python:my_own_parts:brightest", "--measure", "python:my_own_parts:heat")
+    own = ("--methods", "python:my_own_parts:brightest", "--measures", "python:my_own_parts:heat")
     assert run(tmp_path / "no", *own) == 2
     assert "pass --allow-code" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
@@ -377,14 +377,14 @@ def test_methods_and_measures_of_ones_own(
     ("flags", "said"),
     [
         (("--tier", "z"), "tier 'z'"),
-        (("--measure", "contrats"), "did you mean contrast"),
-        (("--measure", "equivariance"), "measure 'equivariance'"),
-        (("--method", "grad_kam"), "did you mean grad_cam"),
+        (("--measures", "contrats"), "did you mean contrast"),
+        (("--measures", "equivariance"), "measure 'equivariance'"),
+        (("--methods", "grad_kam"), "did you mean grad_cam"),
         (("--fills", "wool"), "fill 'wool'"),
-        (("--method", "none", "--measure", "none"), "nothing to judge"),
+        (("--methods", "none", "--measures", "none"), "nothing to judge"),
         (("--tier", "c"), "give them with --train and --test"),
         (("--steps", "0"), "0 steps of training"),
-        (("--method", "python:nowhere_at_all:f", "--allow-code"), "ModuleNotFoundError"),
+        (("--methods", "python:nowhere_at_all:f", "--allow-code"), "ModuleNotFoundError"),
     ],
 )
 def test_what_does_not_exist_is_said_before_anything_is_written(
