@@ -77,6 +77,11 @@ def test_measures_load_no_torch(words: tuple[str, ...]) -> None:
     assert loaded_by(*words).isdisjoint(HEAVY)
 
 
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"evidence"}))
+def test_help_of_a_command_loads_neither_torch_nor_pandas(name: str) -> None:
+    assert loaded_by(name, "--help").isdisjoint(HEAVY)
+
+
 def test_status_loads_neither_torch_nor_the_tables(tmp_path: Path) -> None:
     with RunStore(tmp_path, {"weights": "w"}) as store:
         store.put(count=3, began=0.0, settings={"model": "m", "data": "d", "class": "b"})

@@ -20,18 +20,10 @@ import tiny
 from run_folders import exports
 from segproof import Results, Study, StudyError, UnknownNameError
 from segproof.analysis import Analysis, candidates, headline
+from segproof.choices import LEAST
 from segproof.cli import app as cli
 from segproof.study import early_stop, integrity as audit
-from segproof.study.early_stop import (
-    LEAST,
-    NOTE,
-    EarlyStop,
-    Race,
-    StopRule,
-    _Best,
-    _Pairs,
-    shuffled,
-)
+from segproof.study.early_stop import NOTE, EarlyStop, Race, StopRule, _Best, _Pairs, shuffled
 
 ALPHA = 0.05
 

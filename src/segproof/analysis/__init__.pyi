@@ -10,7 +10,6 @@ from .basis import (
     headline_measure as headline_measure,
 )
 from .comparison import (
-    MARGIN as MARGIN,
     RunComparison as RunComparison,
     compare as compare,
 )

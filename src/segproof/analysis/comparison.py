@@ -12,13 +12,13 @@ from segproof.analysis import statistics as stats
 from segproof.analysis.basis import Basis, Headline, candidates, headline, headline_measure
 from segproof.analysis.names import HEADLINE_MEASURES, higher_is_better, measure_label, method_label
 from segproof.analysis.tables import ranking
+from segproof.choices import MARGIN
 from segproof.errors import StudyError
 from segproof.explain import Preset
 from segproof.perturb import control_id
 
-__all__ = ["MARGIN", "RunComparison", "compare"]
+__all__ = ["RunComparison", "compare"]
 
-MARGIN = 0.02  # in the unit of the measure: less is not called worse
 ALPHA = 0.05
 
 

@@ -9,12 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-import numpy as np
-import torch
 from cyclopts import Parameter
 
-from segproof.analysis import method_label
-from segproof.cli.announce import say_shortcut
+from segproof.choices import REGIONS
 from segproof.cli.console import OK, Switch, log, out, progress
 from segproof.cli.loading import load
 from segproof.cli.options import (
@@ -26,23 +23,17 @@ from segproof.cli.options import (
     part_of,
     settings_of,
 )
-from segproof.data import MaskValues, Reading, expand_pictures, read_image, read_mask
 from segproof.errors import DataError, StudyError
-from segproof.explain import (
-    METHODS,
-    REGIONS,
-    Explanation,
-    Target,
-    check_region,
-    explain_all,
-    explain_objects,
-    resolve_method,
-    score_cam,
-)
-from segproof.models import SegmentationModel, display_range, query_model
+from segproof.explain import METHODS
 from segproof.perturb import DEFAULT_FILLS
-from segproof.report import escape, overlay, png
-from segproof.study import Settings, distance_of, reading_for, write_atomic
+from segproof.study import Settings, write_atomic
+
+if TYPE_CHECKING:
+    import torch
+
+    from segproof.data import Reading
+    from segproof.explain import Explanation, Target
+    from segproof.models import SegmentationModel
 
 # What the command shares with a study, and what it has instead of the study's defaults.
 _SHARED: Final = (
@@ -93,6 +84,13 @@ def explain(
     allow_code: AllowFlag = False,
 ) -> int:
     """Explain pictures: write a heatmap for each."""
+    from segproof.cli.announce import say_shortcut
+    from segproof.data import expand_pictures, read_image
+    from segproof.explain import explain_all, explain_objects
+    from segproof.models import query_model
+    from segproof.report import escape
+    from segproof.study import distance_of, reading_for
+
     loaded = load(given, allow_code=allow_code)
     settings = _DEFAULTS | settings_of(given)
     if query is not None:
@@ -175,6 +173,8 @@ def _value_of(settings: Mapping[str, Any], name: str) -> Any:
 
 def _target(settings: Mapping[str, Any], region: str | None) -> Target:
     """What is explained, checked."""
+    from segproof.explain import Target, check_region
+
     preset = _value_of(settings, "preset")
     region = region or ("truth" if preset == "paper" else "prediction")
     check_region(preset, region)
@@ -188,6 +188,8 @@ def _methods(settings: Mapping[str, Any], target: Target) -> list[Any]:
     Raises:
         StudyError: nothing to explain with, or channels without Score-CAM.
     """
+    from segproof.explain import resolve_method, score_cam
+
     names, channels = settings["methods"], settings.get("score_channels")
     if not names or not settings["layers"]:
         raise StudyError("no method or no layer", "at least one of each", "name them")
@@ -209,6 +211,8 @@ def _reader_of_masks(
     settings: Mapping[str, Any], model: SegmentationModel
 ) -> Callable[[Path], tuple[torch.Tensor, torch.Tensor]]:
     """Reads a mask of the truth: class indices, and which pixels count."""
+    from segproof.data import MaskValues, read_mask
+
     meanings = settings.get("mask_values")
     ignored = settings.get("ignore_index")
     return partial(
@@ -232,6 +236,8 @@ def _check_images(
     truth_of: Callable[[Path], tuple[torch.Tensor, torch.Tensor]],
 ) -> None:
     """Everything is read once before the first forward, so that nothing is left half-done."""
+    from segproof.data import read_image
+
     stems: dict[str, Path] = {}
     for path in images:
         if path.stem in stems:
@@ -261,6 +267,12 @@ def _write_explanation(
     fill: str | None,
     model: SegmentationModel,
 ) -> dict[str, Any]:
+    import numpy as np
+
+    from segproof.analysis import method_label
+    from segproof.models import display_range
+    from segproof.report import overlay, png
+
     heatmap = made.heatmap().cpu().numpy().astype(np.float32)
     write_atomic(folder / f"{stem}.npy", lambda stream: np.save(stream, heatmap))
     what = "" if made.target.region == "prediction" else f" ({made.target.region})"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
@@ -20,33 +21,28 @@ from segproof.cli.options import (
     options_of,
     whole_of,
 )
-from segproof.data import FolderDataset, SceneDataset
-from segproof.doctor import Finding, diagnose, layer_facts
 from segproof.errors import DataError
-from segproof.models import SegmentationModel, keep_blocks, train as train_network
-from segproof.report import Cell, Column, Table, escape, print_table
 
 if TYPE_CHECKING:
+    from segproof.doctor import Finding
+    from segproof.models import SegmentationModel
+    from segproof.report import Cell
+
     NetworkOptions: TypeAlias = Given | None
 else:
     NetworkOptions = options_of("model", *NETWORK, *PICTURES)
 
 
-def _column(key: str, title: str, role: Literal["identity", "value", "secondary"]) -> Column:
-    return Column(
-        key, title, lambda line: Cell(str(line[key])), number=role != "identity", role=role
-    )
-
-
-_COLUMNS: Final = (
-    _column("alias", "alias", "identity"),
-    _column("path", "module path", "identity"),
-    _column("stride", "stride (px)", "value"),
-    _column("channels", "channels", "value"),
-    _column("map", "map (px)", "value"),
-    _column("zero", "zero channels (%)", "secondary"),
-    _column("field", "receptive field (px)", "secondary"),
-)
+# key -> title and role of the columns that `layers` prints
+_COLUMNS: Final[dict[str, tuple[str, Literal["identity", "value", "secondary"]]]] = {
+    "alias": ("alias", "identity"),
+    "path": ("module path", "identity"),
+    "stride": ("stride (px)", "value"),
+    "channels": ("channels", "value"),
+    "map": ("map (px)", "value"),
+    "zero": ("zero channels (%)", "secondary"),
+    "field": ("receptive field (px)", "secondary"),
+}
 
 
 def layers(
@@ -57,6 +53,9 @@ def layers(
     json: JsonFlag = False,
 ) -> int:
     """List the layers that are worth explaining."""
+    from segproof.doctor import layer_facts
+    from segproof.report import Column, Table, escape, print_table
+
     loaded = load(given, allow_code=allow_code)
     picture = picture_of(image, loaded, given, 512)
     loaded.check_units(picture)
@@ -77,11 +76,21 @@ def layers(
         for fact in facts
         for layer in (fact.layer,)
     ]
-    print_table(out, Table(_COLUMNS, lines))
+    columns = tuple(
+        Column(key, title, partial(_cell, key), number=role != "identity", role=role)
+        for key, (title, role) in _COLUMNS.items()
+    )
+    print_table(out, Table(columns, lines))
     out.print("decoder:1 is the coarsest decoder block, decoder:-1 the finest.", style="dim")
     name = escape(str(image)) if image else "a generated picture (--image TILE for one of yours)"
     out.print(f"Zero channels and receptive field were measured on {name}.", style="dim")
     return OK
+
+
+def _cell(key: str, line: Mapping[str, object]) -> Cell:
+    from segproof.report import Cell
+
+    return Cell(str(line[key]))
 
 
 def doctor(
@@ -95,6 +104,8 @@ def doctor(
     json: JsonFlag = False,
 ) -> int:
     """Check whether a network is understood, and say which options it needs."""
+    from segproof.report import escape
+
     loaded = load(given, allow_code=allow_code)
     findings = []
     for finding in _findings(image, loaded, given, class_):
@@ -116,6 +127,8 @@ def doctor(
 
 
 def _print_finding(finding: Finding) -> None:
+    from segproof.report import escape
+
     word, colour = {
         "ok": ("ok", "green"),
         "warning": ("look", "yellow"),
@@ -159,6 +172,10 @@ def train(
     ] = "cpu",
 ) -> int:
     """Train a small network on tiles with masks."""
+    from segproof.data import FolderDataset, SceneDataset
+    from segproof.models import keep_blocks, train as train_network
+    from segproof.report import escape
+
     sources: list[Any] = []
     if data:
         sources += [FolderDataset(folder) for folder in data]
@@ -196,6 +213,8 @@ def _findings(
     image: Path | None, model: SegmentationModel, given: Given | None, class_: str | None
 ) -> Iterator[Finding]:
     """What `diagnose` finds; a picture that cannot be read for this network is a finding too."""
+    from segproof.doctor import Finding, diagnose
+
     try:
         picture = picture_of(image, model, given, 256)
     except DataError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Parameter
 
-from segproof.analysis import MARGIN, compare as compare_runs
+from segproof.choices import MARGIN, Preset
 from segproof.cli.as_json import JsonFlag, print_json
 from segproof.cli.console import OK, SOME_FAILED, WORSE, out, progress
 from segproof.cli.loading import load
@@ -21,18 +21,7 @@ from segproof.cli.options import (
     options_of,
     settings_of,
 )
-from segproof.cli.running import finish
-from segproof.data import MaskValues
 from segproof.errors import StudyError
-from segproof.explain import Preset
-from segproof.models import keep_blocks
-from segproof.report import comparison_table, escape, print_check, print_comparison, to_json
-from segproof.study import (
-    Results,
-    reading_for,
-    survey_data,
-    verify as verify_run,
-)
 
 if TYPE_CHECKING:
     CheckOptions: TypeAlias = Given | None
@@ -50,6 +39,10 @@ def check(
     json: JsonFlag = False,
 ) -> int:
     """Read every tile and say what cannot be studied."""
+    from segproof.data import MaskValues
+    from segproof.report import print_check
+    from segproof.study import reading_for, survey_data
+
     settings = settings_of(given)
     loaded = load(given, allow_code=allow_code) if "model" in settings else None
     named = settings.get("classes")
@@ -93,6 +86,10 @@ def verify(
     allow_code: AllowFlag = False,
 ) -> int:
     """Check a finished run: the database, the table and some tiles."""
+    from segproof.models import keep_blocks
+    from segproof.report import escape
+    from segproof.study import verify as verify_run
+
     keep_blocks()
     with progress("tiles") as advance:
         found = verify_run(
@@ -119,6 +116,10 @@ def compare(
     json: JsonFlag = False,
 ) -> int:
     """Compare two runs: two networks, or two versions of one."""
+    from segproof.analysis import compare as compare_runs
+    from segproof.report import comparison_table, escape, print_comparison, to_json
+    from segproof.study import Results
+
     runs = [Results.load(run) for run in (run_a, run_b)]
     presets = {run.preset for run in runs}
     if len(presets) != 1:
@@ -136,5 +137,8 @@ def compare(
 
 def report(run: RunArgument, *, all_: AllFlag = False) -> int:
     """Write report.html of a run again and print its tables."""
+    from segproof.cli.running import finish
+    from segproof.study import Results
+
     finish(Results.load(run).finished(), everything=all_)
     return OK

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 from cyclopts import Parameter
 
-from segproof.analysis import MARGIN
+from segproof.choices import LEAST, MARGIN, Asked
 from segproof.cli.as_json import JsonFlag, print_json
 from segproof.cli.console import OK, Switch, out
 from segproof.cli.options import (
@@ -21,24 +21,9 @@ from segproof.cli.options import (
     options_of,
     settings_of,
 )
-from segproof.cli.running import plan_only, run_study
 from segproof.cli.study_file import study_file
-from segproof.data import write_scenes
 from segproof.errors import StudyError
-from segproof.models import demo_model_spec, keep_blocks
-from segproof.report import print_fills, study_tables, to_json
-from segproof.study import (
-    LEAST,
-    OUTLINES,
-    Asked,
-    Results,
-    Settings,
-    StopRule,
-    Study,
-    choose_fills,
-    choose_outline,
-    probe_fills,
-)
+from segproof.study import Settings
 
 QUICK: Final = ("grad_cam", "grad_cam_pp", "xgrad_cam", "eigen_cam", "hires_cam", "layer_cam")
 
@@ -130,6 +115,9 @@ def study(
     allow_code: AllowFlag = False,
 ) -> int:
     """Put explanations on trial and write a report."""
+    from segproof.cli.running import plan_only, run_study
+    from segproof.study import StopRule, Study
+
     settings = from_file(config) | settings_of(given)
     folder = out_ or settings.pop("out", None)
     settings.pop("out", None)
@@ -166,6 +154,11 @@ def recommend(
     json: JsonFlag = False,
 ) -> int:
     """Recommend a method and a layer for a network and its data."""
+    from segproof.cli.running import run_study
+    from segproof.models import keep_blocks
+    from segproof.report import study_tables, to_json
+    from segproof.study import Results, Study
+
     settings = {
         "methods": QUICK,
         "limit": 20,
@@ -202,6 +195,10 @@ def recommend(
 
 def fills(*, given: FillsOptions = None, allow_code: AllowFlag = False) -> int:
     """Find the fills that do not mislead a network."""
+    from segproof.models import keep_blocks
+    from segproof.report import print_fills
+    from segproof.study import OUTLINES, Study, choose_fills, choose_outline, probe_fills
+
     chosen = Study.of(**({"limit": 16} | settings_of(given)))
     keep_blocks()
     loaded = chosen.open_model(allow_code=allow_code)
@@ -228,6 +225,11 @@ def demo(
     all_: AllFlag = False,
 ) -> int:
     """Run a whole study without any file of yours."""
+    from segproof.cli.running import run_study
+    from segproof.data import write_scenes
+    from segproof.models import demo_model_spec
+    from segproof.study import Study
+
     folder = out_ / "tiles"
     if not (folder / "label").is_dir():
         fresh = out_ / ".tiles"

@@ -42,7 +42,6 @@ from .methods import (
 )
 from .target import (
     PRESETS as PRESETS,
-    REGIONS as REGIONS,
     BoundTarget as BoundTarget,
     FixedTarget as FixedTarget,
     Preset as Preset,

@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from segproof.choices import PRESETS, REDUCES, SPACES, Preset, Reduce, Space
+from segproof.choices import PRESETS, REDUCES, REGIONS, SPACES, Preset, Reduce, Space
 from segproof.errors import DataError, ModelError, StudyError, UnknownNameError
 from segproof.models import Activation, all_finite, probabilities
 from segproof.perturb import dilate
@@ -30,17 +30,6 @@ __all__ = [
     "objects",
 ]
 
-# What `Region.of` reads: name -> how it is written.
-REGIONS: Final = {
-    "prediction": "prediction",
-    "truth": "truth",
-    "fp": "fp",
-    "fn": "fn",
-    "box": "box:X0,Y0,X1,Y1",
-    "points": "points:X,Y or points:X,Y;X,Y",
-    "object": "object:N or object:X,Y",
-    "ring": "ring:W",
-}
 MASKS: Final = ("prediction", "truth")  # what objects and rings can be those of
 DECISION: Final = 0.5  # tau of measures.md: multi-label channels are on from here
 

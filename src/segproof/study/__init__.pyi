@@ -1,6 +1,4 @@
 from .early_stop import (
-    LEAST as LEAST,
-    Asked as Asked,
     StopRule as StopRule,
 )
 from .files import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ import pandas as pd
 
 from segproof.analysis import (
     ALPHA,
-    MARGIN,
     candidates,
     headline,
     headline_measure,
@@ -21,20 +20,18 @@ from segproof.analysis import (
     measure_label,
     method_label,
 )
+from segproof.choices import ASKED, LEAST, MARGIN, Asked
 from segproof.errors import StudyError, UnknownNameError
 from segproof.perturb import CONTROLS, control_name
 
 if TYPE_CHECKING:
     from segproof.explain import Preset
 
-__all__ = ["ASKED", "LEAST", "NOTE", "Asked", "EarlyStop", "Race", "StopRule", "shuffled"]
+__all__ = ["NOTE", "EarlyStop", "Race", "StopRule", "shuffled"]
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.intp]
-Asked = Literal["best", "ranking", "controls"]
-ASKED: Final[tuple[Asked, ...]] = get_args(Asked)
-LEAST: Final = 10  # tiles before anything is said
 RIVALS: Final = tuple(control.id for control in CONTROLS.values() if control.rival)
 PROCEDURE: Final = (
     "e-process of symmetric paired differences after each tile (vovk2024symmetry, ville1939)"

@@ -11,10 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from segproof.choices import Asked
 from segproof.data import SampleSource
 from segproof.errors import DataError, StudyError, TooManyFailedError, printable
 from segproof.models import Kernels, SegmentationModel, halving
-from segproof.study.early_stop import Asked, EarlyStop, StopRule, shuffled
+from segproof.study.early_stop import EarlyStop, StopRule, shuffled
 from segproof.study.files import check_writable
 from segproof.study.fill_check import OUTLINES, choose_fills, choose_outline, probe_fills
 from segproof.study.manifest import manifest_of
