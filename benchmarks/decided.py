@@ -16,7 +16,8 @@ from statistics import median
 
 from segproof import Results, StopRule
 from segproof.analysis import Analysis
-from segproof.study.early_stop import ASKED, EarlyStop, shuffled
+from segproof.choices import ASKED
+from segproof.study.early_stop import EarlyStop, shuffled
 
 MARGINS = (0.02, 0.05, 0.1)
 
