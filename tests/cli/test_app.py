@@ -371,7 +371,7 @@ WRONG = [
     (["STUDY", "--layers", "decoder:1,decodr:2"], "did you mean decoder:2"),
     (["STUDY", "--thresholds", "0.1,1.5"], "between 0 and 1"),
     (["STUDY", "--thresholds", "0.1,high"], "numbers, a,b,c"),
-    (["STUDY", "--preset", "papers"], "did you mean paper"),
+    (["STUDY", "--preset", "papers"], 'Did you mean "paper"?'),
     (["STUDY", "--data", "/nowhere"], "no folder /nowhere"),
     (["STUDY", "--limits", "3"], "--limit"),
     (["EXPLAIN", "--method", "grad-kam"], "did you mean grad_cam"),

@@ -385,9 +385,7 @@ def test_exit_codes(
     assert "20 of 20 tiles done (100%), not running" in said
     assert "damaged file" in said
     assert cli.main(["verify", str(tmp_path / "a"), "--allow-code"]) == cli.OK
-    assert "3 tiles computed again, greatest difference 0.0e+00; 0 problems" in (
-        capsys.readouterr().out
-    )
+    assert "3 tiles recomputed, largest difference 0.0e+00; 0 problems" in (capsys.readouterr().out)
     (tmp_path / "a" / "results.csv").write_text("mine")
     assert cli.main(["verify", str(tmp_path / "a"), "--tiles", "0"]) == cli.SOME_FAILED
     assert cli.main(["check", str(data)]) == cli.SOME_FAILED
