@@ -31,9 +31,7 @@ ORDER = [
     "cli",
 ]
 # Names that are read past a folder's face: importing file -> module. It only ever gets shorter.
-PAST_THE_FACE: dict[str, set[str]] = {
-    "cli/evidence.py": {"segproof.evidence.run"},
-}
+PAST_THE_FACE: dict[str, set[str]] = {}
 PACKAGE = Path(segproof.__file__).parent
 
 

@@ -16,13 +16,25 @@ from segproof.cli.console import OK, Switch, out, progress
 from segproof.cli.options import AllowFlag, listed
 from segproof.data import FolderDataset
 from segproof.errors import UnknownNameError
-from segproof.evidence import CUT_MEASURES, TRIED_FILLS, Evidence, run as benchmark
+from segproof.evidence import (
+    ALL_METHODS,
+    CUT_MEASURES,
+    DEFAULT_MEASURES,
+    DEFAULT_METHODS,
+    TIERS,
+    TRIED_FILLS,
+    WHOLE,
+    Evidence,
+    own_code,
+    run as run_evidence,
+    verdict as verdict_of,
+)
 from segproof.models import keep_blocks
 from segproof.perturb import FILLS
 from segproof.report import escape
 
-_METHODS: Final = ",".join(benchmark.DEFAULT_METHODS)
-_MEASURES: Final = ",".join(benchmark.DEFAULT_MEASURES)
+_METHODS: Final = ",".join(DEFAULT_METHODS)
+_MEASURES: Final = ",".join(DEFAULT_MEASURES)
 _FILLS: Final = ",".join(TRIED_FILLS)
 
 
@@ -35,12 +47,12 @@ def evidence(
             help="Networks whose truth is known, a,b: a (built by hand), b (trained on generated"
             " scenes), c (trained on the tiles of --train, measured on those of --test)."
         ),
-    ] = ",".join(benchmark.TIERS),
+    ] = ",".join(TIERS),
     methods: Annotated[
         str,
         Parameter(
             help="Methods to test, a,b; all; none; or python:MODULE:FUNCTION for your own."
-            f" [default: {', '.join(benchmark.DEFAULT_METHODS)}]",
+            f" [default: {', '.join(DEFAULT_METHODS)}]",
             show_default=False,
         ),
     ] = _METHODS,
@@ -48,7 +60,7 @@ def evidence(
         str,
         Parameter(
             help="Measures to test, a,b; all; none; or python:MODULE:FUNCTION for your own."
-            f" [default: {', '.join(benchmark.DEFAULT_MEASURES)}]",
+            f" [default: {', '.join(DEFAULT_MEASURES)}]",
             show_default=False,
         ),
     ] = _MEASURES,
@@ -86,9 +98,9 @@ def evidence(
     """Test measures and methods where the right answer is known."""
     torch.set_num_threads(1)  # the networks are small, and figures the same on every machine
     keep_blocks()
-    every = (*CUT_MEASURES, *benchmark.WHOLE)
+    every = (*CUT_MEASURES, *WHOLE)
     chosen = listed("all" if full and measures == _MEASURES else measures, every)
-    asked = listed("all" if full and methods == _METHODS else methods, benchmark.ALL_METHODS)
+    asked = listed("all" if full and methods == _METHODS else methods, ALL_METHODS)
     known_fills = ("absent", *FILLS)
     under = listed(fills, known_fills)
     for name in under:
@@ -102,11 +114,11 @@ def evidence(
     words += [f"--layers {layers}"] if layers else []
     words += [f"--fills {fills}"] if fills != _FILLS else []
     with progress("networks x scenes") as advance:
-        found = benchmark.run(
+        found = run_evidence(
             out_,
             listed(tier),
-            methods=[benchmark.own_code(name, allow_code=allow_code) for name in asked],
-            measures=[benchmark.own_code(name, allow_code=allow_code) for name in chosen],
+            methods=[own_code(name, allow_code=allow_code) for name in asked],
+            measures=[own_code(name, allow_code=allow_code) for name in chosen],
             layers=None if layers is None else listed(layers),
             fills=under,
             scenes=scenes,
@@ -120,7 +132,7 @@ def evidence(
     print_evidence(out, found)
     if found.reliance:
         out.print(found.reliance, markup=False)
-    for line in benchmark.verdict(found, under[-1]):
+    for line in verdict_of(found, under[-1]):
         out.print(f"[bold]{escape(line)}[/]")
     out.print(f"tables and figures: {escape(str(out_))}")
     return OK

@@ -22,7 +22,15 @@ from .of_methods import (
     method_table as method_table,
 )
 from .run import (
+    ALL_METHODS as ALL_METHODS,
+    DEFAULT_MEASURES as DEFAULT_MEASURES,
+    DEFAULT_METHODS as DEFAULT_METHODS,
+    TIERS as TIERS,
+    WHOLE as WHOLE,
     Evidence as Evidence,
+    own_code as own_code,
+    run as run,
+    verdict as verdict,
 )
 from .tier_b_planted import (
     planted as planted,
