@@ -405,7 +405,7 @@ def test_errors_name_what_to_do() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("tier", ["a", "b"])
 def test_the_joined_measure_passes_on_both_tiers(tmp_path: Path, tier: str) -> None:
-    found = benchmark.run(tmp_path, [tier], methods=[], measures=list(CUT_MEASURES))
+    found = benchmark.run_evidence(tmp_path, [tier], methods=[], measures=list(CUT_MEASURES))
     cards = found.measures[found.measures["kind"] == "all"]
     cards = by(cards, "measure", "fill", "binarisation")
     for fill in evidence.TRIED_FILLS:

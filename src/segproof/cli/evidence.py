@@ -26,7 +26,7 @@ from segproof.evidence import (
     WHOLE,
     Evidence,
     own_code,
-    run as run_evidence,
+    run_evidence,
     verdict as verdict_of,
 )
 from segproof.models import keep_blocks

@@ -29,7 +29,7 @@ from .run import (
     WHOLE as WHOLE,
     Evidence as Evidence,
     own_code as own_code,
-    run as run,
+    run_evidence as run_evidence,
     verdict as verdict,
 )
 from .tier_b_planted import (

@@ -44,7 +44,7 @@ __all__ = [
     "Evidence",
     "choose_measures",
     "own_code",
-    "run",
+    "run_evidence",
     "verdict",
 ]
 
@@ -154,7 +154,7 @@ def own_code(name: str, *, allow_code: bool = False) -> Any:
     return found
 
 
-def run(
+def run_evidence(
     out: str | Path,
     tiers: Sequence[str] = ("a",),
     *,
