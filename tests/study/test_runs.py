@@ -566,10 +566,10 @@ import subprocess, shutil
 from pathlib import Path
 import tiny
 from segproof import DiskError, Study
-from segproof import results
+from segproof.study import files
 study = Study.of(data={data!r}, **tiny.QUICK)
 out = Path({disk!r}) / "run"
-results._PROBE = 1000
+files.TRIAL = 1000
 try:
     study.run(out, allow_code=True)
 except DiskError as error:

@@ -56,7 +56,7 @@ TESTS = {
     "evidence/tier_b_planted": ["evidence/test_tier_b_planted"],
     "evidence/tier_c_marker": ["evidence/test_tier_c_marker"],
     "analysis/basis": ["analysis/test_basis", "analysis/test_verdict"],
-    "analysis/names": ["analysis/test_basis", "analysis/test_verdict"],
+    "analysis/names": ["analysis/test_names", "analysis/test_basis", "analysis/test_verdict"],
     "study/pictures": ["study/test_plan"],
     "study/early_stop": ["study/test_early_stop"],
 }
