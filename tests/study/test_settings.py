@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from run_folders import IDENTITY, tile
+from segproof.errors import UnknownNameError
 from segproof.study.settings import GROUPS, Settings
 from segproof.study.store import RunStore
 
@@ -52,3 +53,10 @@ def test_every_setting_says_what_it_is_and_where_it_belongs(name: str) -> None:
 def test_every_group_holds_settings() -> None:
     extras = [field.json_schema_extra for field in Settings.model_fields.values()]
     assert {extra["group"] for extra in extras if isinstance(extra, dict)} == set(GROUPS)
+
+
+def test_a_misspelled_key_is_named_before_what_is_missing_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text('modle = "smp:net"\ndata = "tiles"\nclass = "building"\n')
+    with pytest.raises(UnknownNameError, match="did you mean model"):
+        Settings.from_toml(file)

@@ -463,7 +463,9 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
-            first = error.errors()[0]
+            # a key that is misspelled is also a setting that is missing: say what was written
+            unknown = [item for item in error.errors() if item["type"] == "extra_forbidden"]
+            first = (unknown or error.errors())[0]
             cause = first.get("ctx", {}).get("error")
             if isinstance(cause, SegproofError):
                 raise cause from None
