@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import segproof.study
 from rows import make_rows
 from segproof.analysis import HEADLINE_MEASURES, Analysis, method_label
 from segproof.analysis.comparison import compare
 from segproof.analysis.tables import ranking
-from segproof.cli import app as cli, runs as runs_of_cli
+from segproof.cli import app as cli
 from segproof.data.scenes import write_scenes
 from segproof.errors import StudyError
 from segproof.models.loaders.load import demo_model_spec
@@ -178,7 +179,7 @@ def test_compare_has_an_exit_code_for_worse_evidence(
         def load(cls, folder: Path) -> Fake:
             return cls(runs[folder.name])
 
-    monkeypatch.setattr(runs_of_cli, "Results", Fake)
+    monkeypatch.setattr(segproof.study, "Results", Fake)
     assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == cli.WORSE
     assert cli.main(["compare", str(tmp_path / "b"), str(tmp_path / "a")]) == cli.OK
     assert cli.main(["compare", "a", "b", "--margin", "0.5"]) == cli.OK
