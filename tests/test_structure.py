@@ -57,9 +57,8 @@ def imports(path: Path) -> list[str]:
 
 def face(folder: Path) -> set[str]:
     """Names that a folder offers: those of its `__init__.pyi`."""
-    return set(
-        re.findall(r"^    (\w+) as \1,$", (folder / "__init__.pyi").read_text(), re.M)
-    ) | set(re.findall(r"import (\w+) as \1$", (folder / "__init__.pyi").read_text(), re.M))
+    stub = (folder / "__init__.pyi").read_text(encoding="utf-8")
+    return set(re.findall(r"\b(\w+) as \1\b", stub))
 
 
 def past_the_face(name: str, path: Path) -> set[str]:

@@ -96,3 +96,18 @@ def test_init_names_the_near_class(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.main([*words, "--out", str(out)]) == cli.WRONG_INPUT
     assert "did you mean building" in " ".join(capsys.readouterr().err.split())
     assert not out.exists()
+
+
+def test_a_study_file_that_no_study_would_take_is_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "study.toml"
+    config.write_text('modle = "net"\n', encoding="utf-8")
+    for words, near in (
+        (["--methods", "grad_kam"], "did you mean grad_cam"),
+        (["--config", str(config)], "did you mean model"),
+    ):
+        assert cli.main(["study", "--print-config", *words]) == cli.WRONG_INPUT
+        told = capsys.readouterr()
+        assert near in " ".join(told.err.split())
+        assert told.out == ""

@@ -23,28 +23,10 @@ from segproof.perturb.regions import (
     soft_keep,
 )
 from segproof.perturb.seeding import seeded
-from toys import toy_images, toy_model, toy_truth
+from toys import clean, some, toy_images, toy_model, toy_truth
 
 SEEDS = st.integers(0, 10_000)
 LEVELS = st.floats(0.01, 0.99)
-
-
-def some(seed: int, side: int = 12) -> Tensor:
-    """A random bool mask, neither full nor empty."""
-    mask = torch.rand(side, side, generator=torch.Generator().manual_seed(seed)) > 0.4
-    mask[0, 0], mask[0, 1] = True, False
-    return mask
-
-
-def clean(seed: int, side: int = 16) -> FillContext:
-    truth = toy_truth(seed, side=side)[0]
-    return FillContext(
-        image=toy_images(seed, side=side)[0].float(),
-        neutral=torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1),
-        background=~truth,
-        valid=torch.ones(side, side, dtype=torch.bool),
-        generator=seeded("test", seed),
-    )
 
 
 @settings(max_examples=15)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 import reference
 from segproof.errors import SegproofError, UnknownNameError
-from segproof.perturb.fill_context import FillContext
 from segproof.perturb.fills import blend, make_fill, perturb
 from segproof.perturb.regions import (
     STRATEGIES,
@@ -29,7 +28,7 @@ from segproof.perturb.regions import (
     soft_keep,
 )
 from segproof.perturb.seeding import seeded
-from toys import toy_images, toy_truth
+from toys import clean, some, toy_images
 
 SEEDS = st.integers(0, 10_000)
 LEVELS = st.floats(0.01, 0.99)
@@ -39,24 +38,6 @@ def heat(seed: int, side: int = 12, steps: int = 0) -> Tensor:
     """A random heatmap [side, side] in [0, 1]; with `steps`, of few values and many ties."""
     drawn = torch.rand(side, side, generator=torch.Generator().manual_seed(seed))
     return (drawn * steps).round() / steps if steps else drawn
-
-
-def some(seed: int, side: int = 12) -> Tensor:
-    """A random bool mask, neither full nor empty."""
-    mask = torch.rand(side, side, generator=torch.Generator().manual_seed(seed)) > 0.4
-    mask[0, 0], mask[0, 1] = True, False
-    return mask
-
-
-def clean(seed: int, side: int = 16) -> FillContext:
-    truth = toy_truth(seed, side=side)[0]
-    return FillContext(
-        image=toy_images(seed, side=side)[0].float(),
-        neutral=torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1),
-        background=~truth,
-        valid=torch.ones(side, side, dtype=torch.bool),
-        generator=seeded("test", seed),
-    )
 
 
 def test_threshold_is_strict() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from segproof.perturb import FillContext, seeded
 from segproof.testing.toys import LAYERS, ToyNet, toy_images, toy_model, toy_truth
 
-__all__ = ["LAYERS", "Shallow", "ToyNet", "toy_images", "toy_model", "toy_truth"]
+__all__ = ["LAYERS", "Shallow", "ToyNet", "clean", "some", "toy_images", "toy_model", "toy_truth"]
 
 
 class Shallow(nn.Module):
@@ -26,3 +27,22 @@ class Shallow(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         result: Tensor = self.head(self.layer(images))
         return result
+
+
+def some(seed: int, side: int = 12) -> Tensor:
+    """A random bool mask, neither full nor empty."""
+    mask = torch.rand(side, side, generator=torch.Generator().manual_seed(seed)) > 0.4
+    mask[0, 0], mask[0, 1] = True, False
+    return mask
+
+
+def clean(seed: int, side: int = 16) -> FillContext:
+    """What a fill looks at on a toy picture: everything valid, background beside the truth."""
+    truth = toy_truth(seed, side=side)[0]
+    return FillContext(
+        image=toy_images(seed, side=side)[0].float(),
+        neutral=torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1),
+        background=~truth,
+        valid=torch.ones(side, side, dtype=torch.bool),
+        generator=seeded("test", seed),
+    )

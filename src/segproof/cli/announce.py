@@ -15,7 +15,7 @@ __all__ = ["say_kernels", "say_plan", "say_shortcut"]
 
 
 def say_plan(plan: Plan, workers: int = 1, kept: Kept | None = None) -> None:
-    """Print what a study will run, how long that takes so many processes, and with which kernels.
+    """Print what a study will run, how long that takes `workers` processes, and with which kernels.
 
     `kept`: what an earlier run of the same study left; the time is that of the other tiles.
     """

@@ -47,14 +47,11 @@ else:
         *("model", "data", "class", "limit", "region", "pad", *NETWORK, *DATA), limit=16
     )
 
-RunFlag = Annotated[
-    Path | None,
-    Parameter(
-        "--out",
-        help="Folder for the results. If it holds an unfinished run of the same study, that run is"
-        " resumed.",
-    ),
-]
+_OUT: Final = Parameter(
+    "--out",
+    help="Folder for the results. If it holds an unfinished run of the same study, that run is"
+    " resumed.",
+)
 
 
 def study(
@@ -66,7 +63,7 @@ def study(
     ] = None,
     *,
     given: StudyOptions = None,
-    out_: RunFlag = None,
+    out_: Annotated[Path | None, _OUT] = None,
     workers: Annotated[
         int | None,
         Parameter(
@@ -142,14 +139,7 @@ def study(
 def recommend(
     *,
     given: RecommendOptions = None,
-    out_: Annotated[
-        Path,
-        Parameter(
-            "--out",
-            help="Folder for the results. If it holds an unfinished run of the same study, that"
-            " run is resumed.",
-        ),
-    ],
+    out_: Annotated[Path, _OUT],
     allow_code: AllowFlag = False,
     json: JsonFlag = False,
 ) -> int:

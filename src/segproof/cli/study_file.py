@@ -77,7 +77,14 @@ def study_file(settings: Mapping[str, Any], folder: Path | str | None = None) ->
     """The text of a study file in TOML: `settings` where they are given, else the defaults.
 
     A setting without a value stands as a comment: what happens without it is in its description.
+
+    Raises:
+        StudyError, UnknownNameError: the first setting that a study would refuse.
     """
+    required = {
+        info.alias or name: "" for name, info in Settings.model_fields.items() if info.is_required()
+    }
+    Settings.of(**{**required, **settings})  # a file that is written is one that can be read
     lines = ["# A study of segproof. Run it with: segproof study THIS_FILE"]
     for group in GROUPS:
         lines += ["", f"# --- {group} ---"]

@@ -41,7 +41,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, the value behind the text, and what is said of it.
+    """One cell: its text, the value behind the text, and how it is marked.
 
     `interval` is a 95 % interval of the value, `notes` are smaller lines below the text, `mark` the
     daggers behind it. `struck`: the fill is not valid, so the number means nothing. `strong`: the

@@ -87,7 +87,7 @@ class Plan:
     pictured: tuple[int, ...] = tuple(range(FIGURES))  # tiles whose picture is kept
 
     def batched(self, batch: int) -> Plan:
-        """The same plan with so many pictures per forward."""
+        """The same plan with `batch` pictures per forward."""
         return replace(self, study=self.study.model_copy(update={"batch": batch}))
 
     @property

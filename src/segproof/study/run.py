@@ -318,7 +318,7 @@ class Run:
 
     @property
     def too_many_failed(self) -> bool:
-        """Whether so many tiles failed that something else is wrong."""
+        """Whether more than 5 % of the tiles failed, so that something else is wrong."""
         over = len(self.failures) > MOST_FAILED * self.plan.tiles
         return over and self.finished < self.plan.tiles and not self.keep_going
 

@@ -116,7 +116,7 @@ class Kept:
     seconds: float | None = None
 
     def seconds_left(self, workers: int = 1) -> float | None:
-        """Seconds that so many workers need for the other tiles, if all of them are studied."""
+        """Seconds that `workers` need for the other tiles, if all of them are studied."""
         return None if self.seconds is None else (self.of - self.done) * self.seconds / workers
 
 
